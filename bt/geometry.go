@@ -1,0 +1,72 @@
+package bt
+
+import "fmt"
+
+// Limits of a torrent's geometry: what this project accepts from a .torrent or from peers.
+const (
+	// MaxPieceBytes is the largest piece length accepted, 256 MiB; the largest in the wild is 64 MiB.
+	MaxPieceBytes = 256 << 20
+	// MaxPieces is the largest number of pieces accepted; its hashes take 80 MiB.
+	MaxPieces = 4 << 20
+)
+
+// Geometry relates the byte range of a torrent to its pieces and blocks. The zero Geometry means "not
+// known yet" (a magnet before its metadata). It is a value; copy it freely.
+type Geometry struct {
+	TotalBytes int64  // sum of all files' lengths
+	PieceBytes uint32 // nominal piece length; the last piece may be shorter
+}
+
+// NewGeometry returns the geometry of a torrent of total bytes in pieces of pieceBytes, or an error
+// if the two are out of range. A torrent of 0 bytes has no pieces.
+func NewGeometry(total, pieceBytes int64) (Geometry, error) {
+	if pieceBytes < 1 || pieceBytes > MaxPieceBytes {
+		return Geometry{}, fmt.Errorf("piece length %d: want 1 to %d bytes", pieceBytes, MaxPieceBytes)
+	}
+	if total < 0 || (total+pieceBytes-1)/pieceBytes > MaxPieces {
+		return Geometry{}, fmt.Errorf("total length %d in pieces of %d bytes: want at most %d pieces", total, pieceBytes, MaxPieces)
+	}
+	return Geometry{TotalBytes: total, PieceBytes: uint32(pieceBytes)}, nil
+}
+
+// Known reports whether g describes a torrent, rather than one whose metadata is still to come.
+func (g Geometry) Known() bool { return g.PieceBytes != 0 }
+
+// NumPieces returns the number of pieces; 0 if unknown.
+func (g Geometry) NumPieces() int {
+	if g.PieceBytes == 0 {
+		return 0
+	}
+	return int((g.TotalBytes + int64(g.PieceBytes) - 1) / int64(g.PieceBytes))
+}
+
+// PieceLen returns the length of piece i in bytes, 0 if there is no such piece.
+func (g Geometry) PieceLen(i PieceIndex) uint32 {
+	start := g.PieceStart(i)
+	if g.PieceBytes == 0 || start >= g.TotalBytes {
+		return 0
+	}
+	return uint32(min(int64(g.PieceBytes), g.TotalBytes-start))
+}
+
+// PieceStart returns the offset of piece i in the torrent.
+func (g Geometry) PieceStart(i PieceIndex) int64 { return int64(i) * int64(g.PieceBytes) }
+
+// NumBlocks returns the number of blocks of piece i, 0 if there is no such piece.
+func (g Geometry) NumBlocks(i PieceIndex) int {
+	return int((int64(g.PieceLen(i)) + BlockBytes - 1) / BlockBytes)
+}
+
+// Block returns block n of piece i, as this project requests it. i and n must be in range.
+func (g Geometry) Block(i PieceIndex, n int) Block {
+	begin := uint32(n) * BlockBytes
+	return Block{Index: i, Begin: begin, Length: min(BlockBytes, g.PieceLen(i)-begin)}
+}
+
+// Contains reports whether b lies within the torrent and is not empty.
+func (g Geometry) Contains(b Block) bool {
+	return b.Length > 0 && uint64(b.Begin)+uint64(b.Length) <= uint64(g.PieceLen(b.Index))
+}
+
+// Offset returns the offset of b in the torrent.
+func (g Geometry) Offset(b Block) int64 { return g.PieceStart(b.Index) + int64(b.Begin) }

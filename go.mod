@@ -1,0 +1,3 @@
+module github.com/parley-bt/parley
+
+go 1.26
