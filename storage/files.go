@@ -1,0 +1,720 @@
+package storage
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/parley-bt/parley/bitfield"
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/blockbuf"
+)
+
+// defaultOpenFiles is Options.OpenFiles where it is 0.
+const defaultOpenFiles = 64
+
+// Options tunes [OpenFiles]. The zero value is right for a download.
+type Options struct {
+	// ReadOnly opens files that are complete, to seed them where they are: nothing is created, renamed
+	// or written, and opening fails if a file is missing or has another size.
+	ReadOnly bool
+	// OpenFiles is how many files of the torrent are kept open; 0 means 64, and with a negative value
+	// none stays open between calls. Each call under way may hold one more.
+	OpenFiles int
+}
+
+// Files keeps a torrent in files below one folder. The package comment says how it treats what is there
+// already.
+//
+// Files are sparse: they grow as they are written, and no disk space is taken ahead of need. The content
+// reaches the disk when the system sees fit, when a file is finalised, or at [Files.Sync].
+type Files struct {
+	dir      string
+	root     *os.Root
+	geom     bt.Geometry
+	readOnly bool
+	files    []*file // all but padding, in the torrent's order
+	spans    []*file // all that have bytes, padding included, in the torrent's order
+	handles  handles
+
+	link func(oldname, newname string) error // root.Link, but for tests
+
+	// gate is held shared by every call and exclusively by Close.
+	gate   sync.RWMutex
+	closed bool
+
+	progress sync.Mutex // guards verified, finished and every file.unverified
+	verified *bitfield.Set
+	finished bool // every file has its final name
+}
+
+var _ Storage = (*Files)(nil)
+
+// state is where a file stands on disk.
+type state uint8
+
+const (
+	stateMissing state = iota // nothing on disk
+	statePart                 // downloaded under its part name
+	stateFinal                // under its final name, never modified
+)
+
+// file is one file of the torrent, or a run of padding.
+type file struct {
+	off, length int64 // in the torrent, bytes
+	padding     bool
+	name, part  string // relative to the root
+	path        string // of name, for people
+
+	// mu guards state: shared for reading and writing the file, exclusively for creating and renaming
+	// it. It is taken before progress and handles.mu, never after.
+	mu    sync.RWMutex
+	state state
+
+	dirty atomic.Bool // written since the last sync
+
+	unverified int     // pieces that touch the file and are not verified; guarded by Files.progress
+	handle     *handle // guarded by handles.mu
+	lost       error   // the first error in closing a handle; guarded by handles.mu
+}
+
+func (f *file) end() int64 { return f.off + f.length }
+
+// OpenFiles opens the files of a torrent below dir, which is created if missing (unless read-only). The
+// files' lengths must sum up to geom's total. What is on disk already is taken as it is: the caller finds
+// out what it is worth, with [VerifyPieces].
+//
+//   - A file under its final name with the right size is used, and never modified.
+//   - One of another size, or something that is not a regular file, is a [*ConflictError].
+//   - A part left by an earlier download is continued.
+//
+// A torrent of no bytes is complete as it is opened, so its empty files are created at once.
+func OpenFiles(dir string, files []File, geom bt.Geometry, opts Options) (*Files, error) {
+	if !geom.Known() {
+		return nil, errors.New("storage: the torrent's geometry is not known yet")
+	}
+	s := &Files{dir: dir, geom: geom, readOnly: opts.ReadOnly, verified: bitfield.New(geom.NumPieces())}
+	if err := s.layOut(files); err != nil {
+		return nil, err
+	}
+	s.handles.limit = cmp.Or(opts.OpenFiles, defaultOpenFiles)
+	s.handles.open = s.openFile
+
+	if !opts.ReadOnly {
+		if err := os.MkdirAll(dir, 0o777); err != nil {
+			return nil, pathError("create folder", dir, err)
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, pathError("open folder", dir, err)
+	}
+	s.root, s.link = root, root.Link
+	for _, f := range s.files {
+		if err := s.look(f); err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
+	}
+	if !opts.ReadOnly && geom.NumPieces() == 0 {
+		if err := s.finish(); err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
+	}
+	return s, nil
+}
+
+// layOut places files in the torrent's byte range and names them, without looking at the disk.
+func (s *Files) layOut(files []File) error {
+	var off int64
+	var names []string
+	for i, in := range files {
+		if in.Length < 0 || in.Length > s.geom.TotalBytes-off {
+			return fmt.Errorf("%w: file %d of %d bytes at offset %d of %d", ErrRange, i, in.Length, off, s.geom.TotalBytes)
+		}
+		f := &file{off: off, length: in.Length, padding: in.Padding}
+		off += in.Length
+		if f.length > 0 {
+			s.spans = append(s.spans, f)
+			first, last := f.off/int64(s.geom.PieceBytes), (f.end()-1)/int64(s.geom.PieceBytes)
+			f.unverified = int(last - first + 1)
+		}
+		if f.padding {
+			continue
+		}
+		name, err := localPath(in.Path)
+		if err != nil {
+			return err
+		}
+		f.name, f.path = name, filepath.Join(s.dir, name)
+		s.files = append(s.files, f)
+		names = append(names, name)
+	}
+	if off != s.geom.TotalBytes {
+		return fmt.Errorf("%w: the files have %d bytes, the torrent %d", ErrRange, off, s.geom.TotalBytes)
+	}
+	var pn partNames
+	if err := pn.reserve(names); err != nil {
+		return err
+	}
+	for _, f := range s.files {
+		if f.length > 0 {
+			f.part = pn.choose(f.name)
+		}
+	}
+	return nil
+}
+
+// look finds f's state on disk.
+func (s *Files) look(f *file) error {
+	fi, err := s.root.Lstat(f.name)
+	switch {
+	case err == nil:
+		if reason := unfit(fi, f.length); reason != "" {
+			return &ConflictError{f.path, reason}
+		}
+		f.state = stateFinal
+		return s.removeTwin(f, fi)
+	case notFolder(err):
+		return &ConflictError{f.path, "cannot be: a file is where its folder should be"}
+	case !errors.Is(err, fs.ErrNotExist):
+		return pathError("open", f.path, err)
+	case s.readOnly:
+		return pathError("open", f.path, fs.ErrNotExist)
+	case f.length == 0:
+		return nil
+	}
+	fi, err = s.root.Lstat(f.part)
+	switch {
+	case err == nil:
+		if !fi.Mode().IsRegular() {
+			return &ConflictError{s.full(f.part), irregular(fi)}
+		}
+		if fi.Size() > f.length {
+			// Not ours: parts never grow past the file's length.
+			return &ConflictError{s.full(f.part), fmt.Sprintf("has %d bytes, more than the torrent's file, which has %d", fi.Size(), f.length)}
+		}
+		f.state = statePart
+	case !errors.Is(err, fs.ErrNotExist):
+		return pathError("open", s.full(f.part), err)
+	}
+	return nil
+}
+
+// removeTwin removes the part of a final file if both are names of one file: finalising was cut off
+// between linking and removing. A part that is another file is left alone.
+func (s *Files) removeTwin(f *file, final fs.FileInfo) error {
+	if s.readOnly || f.part == "" {
+		return nil
+	}
+	twin, err := s.root.Lstat(f.part)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return pathError("open", s.full(f.part), err)
+	}
+	if !os.SameFile(final, twin) {
+		return nil
+	}
+	if err := s.root.Remove(f.part); err != nil {
+		return pathError("remove", s.full(f.part), err)
+	}
+	return nil
+}
+
+// unfit says why what fi describes cannot be a final file of length bytes; "" if it can.
+func unfit(fi fs.FileInfo, length int64) string {
+	if !fi.Mode().IsRegular() {
+		return irregular(fi)
+	}
+	if fi.Size() != length {
+		return fmt.Sprintf("has %d bytes, the torrent's file has %d", fi.Size(), length)
+	}
+	return ""
+}
+
+func irregular(fi fs.FileInfo) string {
+	switch {
+	case fi.IsDir():
+		return "is a folder, not a file"
+	case fi.Mode()&fs.ModeSymlink != 0:
+		return "is a symbolic link, not a file"
+	}
+	return "is not a regular file"
+}
+
+func (s *Files) full(name string) string { return filepath.Join(s.dir, name) }
+
+// nameOnDisk returns the path of f in its present state, relative to the root. The caller holds f.mu.
+func (f *file) nameOnDisk() string {
+	if f.state == statePart {
+		return f.part
+	}
+	return f.name
+}
+
+// enter admits a call unless the storage is closed; the caller leaves through s.gate.RUnlock.
+func (s *Files) enter() error {
+	s.gate.RLock()
+	if s.closed {
+		s.gate.RUnlock()
+		return ErrClosed
+	}
+	return nil
+}
+
+// between returns the spans that overlap the n bytes at off.
+func (s *Files) between(off, n int64) []*file {
+	first, _ := slices.BinarySearchFunc(s.spans, off, func(f *file, off int64) int {
+		if f.end() <= off {
+			return -1
+		}
+		return 1
+	})
+	last := first
+	for last < len(s.spans) && s.spans[last].off < off+n {
+		last++
+	}
+	return s.spans[first:last]
+}
+
+// ReadAt implements [Storage]. Errors of files name them.
+func (s *Files) ReadAt(p []byte, off int64) (int, error) {
+	if err := s.enter(); err != nil {
+		return 0, err
+	}
+	defer s.gate.RUnlock()
+	p, end, err := clipRead(p, off, s.geom.TotalBytes)
+	if err != nil {
+		return 0, err
+	}
+	done := 0
+	for _, f := range s.between(off, int64(len(p))) {
+		at := off + int64(done) - f.off
+		k := int(min(int64(len(p)-done), f.length-at))
+		n, err := s.readFile(f, p[done:done+k], at)
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, end
+}
+
+func (s *Files) readFile(f *file, p []byte, at int64) (int, error) {
+	if f.padding {
+		clear(p)
+		return len(p), nil
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.state == stateMissing {
+		return 0, pathError("read", f.path, fs.ErrNotExist)
+	}
+	h, err := s.handles.acquire(f)
+	if err != nil {
+		return 0, err
+	}
+	defer s.handles.release(h)
+	n, err := h.ReadAt(p, at)
+	if n == len(p) {
+		return n, nil
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, pathError("read", s.full(f.nameOnDisk()), err)
+}
+
+// WriteAt implements [Storage].
+//
+// A range of a file that has its final name is compared instead: the same bytes are accepted, others are a
+// [*ConflictError]. The comparison cannot tell a file that does not belong to the torrent from a block
+// that a peer made up; who writes before verifying must find that out before believing the error.
+//
+// Bytes of padding are dropped. The system's errors can be compared as usual, such as
+// errors.Is(err, syscall.ENOSPC) for a full disk; the write may be repeated when there is space again.
+func (s *Files) WriteAt(p []byte, off int64) (int, error) {
+	if err := s.enter(); err != nil {
+		return 0, err
+	}
+	defer s.gate.RUnlock()
+	if s.readOnly {
+		return 0, ErrReadOnly
+	}
+	if off < 0 || off > s.geom.TotalBytes-int64(len(p)) {
+		return 0, rangeError(len(p), off, s.geom.TotalBytes)
+	}
+	done := 0
+	for _, f := range s.between(off, int64(len(p))) {
+		at := off + int64(done) - f.off
+		k := int(min(int64(len(p)-done), f.length-at))
+		n, err := s.writeFile(f, p[done:done+k], at)
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+func (s *Files) writeFile(f *file, p []byte, at int64) (int, error) {
+	if f.padding {
+		return len(p), nil
+	}
+	f.mu.RLock()
+	for f.state == stateMissing {
+		f.mu.RUnlock()
+		if err := s.createPart(f); err != nil {
+			return 0, err
+		}
+		f.mu.RLock()
+	}
+	defer f.mu.RUnlock()
+	h, err := s.handles.acquire(f)
+	if err != nil {
+		return 0, err
+	}
+	defer s.handles.release(h)
+	if f.state == stateFinal {
+		return s.compare(h, p, at)
+	}
+	f.dirty.Store(true)
+	n, err := h.WriteAt(p, at)
+	if err != nil {
+		return n, pathError("write", s.full(f.part), err)
+	}
+	return n, nil
+}
+
+// compare returns how many leading bytes of p the file has at offset at already, and an error if that is
+// not all.
+func (s *Files) compare(h *handle, p []byte, at int64) (int, error) {
+	buf := blockbuf.GetLarge()
+	defer buf.Release()
+	done := 0
+	for done < len(p) {
+		have := buf.Bytes()[:min(blockbuf.LargeBytes, len(p)-done)]
+		n, err := h.ReadAt(have, at+int64(done))
+		if !bytes.Equal(have[:n], p[done:done+n]) {
+			return done, &ConflictError{h.of.path, "exists and is not the torrent's file"}
+		}
+		done += n
+		if n < len(have) {
+			if err == io.EOF {
+				return done, &ConflictError{h.of.path, "has become shorter than the torrent's file"}
+			}
+			return done, pathError("read", h.of.path, err)
+		}
+	}
+	return done, nil
+}
+
+// openFile opens f in its present state; the caller holds f.mu.
+func (s *Files) openFile(f *file) (diskFile, error) {
+	name, flag := f.nameOnDisk(), os.O_RDONLY
+	if f.state == statePart {
+		flag = os.O_RDWR
+	}
+	// The name must still mean a file of its own: behind a link that appeared since we looked there could
+	// be another file of the folder, which is not ours to write or to serve.
+	before, err := s.root.Lstat(name)
+	if err != nil {
+		return nil, pathError("open", s.full(name), err)
+	}
+	if !before.Mode().IsRegular() {
+		return nil, &ConflictError{s.full(name), irregular(before)}
+	}
+	d, err := s.root.OpenFile(name, flag, 0)
+	if err != nil {
+		return nil, pathError("open", s.full(name), err)
+	}
+	fi, err := d.Stat()
+	if err != nil {
+		return nil, errors.Join(pathError("open", s.full(name), err), d.Close())
+	}
+	if !os.SameFile(before, fi) {
+		return nil, errors.Join(&ConflictError{s.full(name), "was replaced"}, d.Close())
+	}
+	return d, nil
+}
+
+// createPart creates the part of a missing file, and its folders.
+func (s *Files) createPart(f *file) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state != stateMissing {
+		return nil // another writer was first
+	}
+	if err := s.vacant(f); err != nil {
+		return err
+	}
+	d, err := s.create(f, f.part, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	f.state = statePart
+	s.handles.release(s.handles.insert(f, d))
+	return nil
+}
+
+// create creates the file name, which must not exist, and its folders.
+func (s *Files) create(f *file, name string, flag int) (*os.File, error) {
+	if dir := filepath.Dir(name); dir != "." {
+		err := s.root.MkdirAll(dir, 0o777)
+		if notFolder(err) || errors.Is(err, fs.ErrExist) {
+			return nil, &ConflictError{f.path, "cannot be: a file is where its folder should be"}
+		}
+		if err != nil {
+			return nil, pathError("create folder", s.full(dir), err)
+		}
+	}
+	d, err := s.root.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, 0o666)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, &ConflictError{s.full(name), "has appeared since the torrent was opened"}
+	}
+	if err != nil {
+		return nil, pathError("create", s.full(name), err)
+	}
+	return d, nil
+}
+
+// vacant makes sure that nothing has taken f's final name.
+func (s *Files) vacant(f *file) error {
+	_, err := s.root.Lstat(f.name)
+	switch {
+	case err == nil:
+		return &ConflictError{f.path, "has appeared since the torrent was opened"}
+	case notFolder(err):
+		return &ConflictError{f.path, "cannot be: a file is where its folder should be"}
+	case !errors.Is(err, fs.ErrNotExist):
+		return pathError("open", f.path, err)
+	}
+	return nil
+}
+
+// Verified implements [Storage]. Files all of whose pieces are verified are synced and get their final
+// names; with the last piece the empty files are created too. It waits for the disk.
+func (s *Files) Verified(i bt.PieceIndex) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.gate.RUnlock()
+	if int64(i) >= int64(s.geom.NumPieces()) {
+		return fmt.Errorf("%w: piece %d of %d", ErrRange, i, s.geom.NumPieces())
+	}
+	if s.readOnly {
+		return nil
+	}
+
+	touched := s.between(s.geom.PieceStart(i), int64(s.geom.PieceLen(i)))
+	s.progress.Lock()
+	if s.verified.Add(int(i)) {
+		for _, f := range touched {
+			f.unverified--
+		}
+	}
+	var complete []*file
+	for _, f := range touched {
+		if f.unverified == 0 {
+			complete = append(complete, f)
+		}
+	}
+	last := s.verified.Full() && !s.finished
+	s.progress.Unlock()
+
+	if last {
+		return s.finish()
+	}
+	var errs []error
+	for _, f := range complete {
+		errs = append(errs, s.finalise(f))
+	}
+	return errors.Join(errs...)
+}
+
+// Finish gives every file its final name and creates the empty ones. It is needed only to repeat what
+// failed when the last piece was verified, and harmless otherwise. It returns [ErrIncomplete] while a piece
+// is unverified.
+func (s *Files) Finish() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.gate.RUnlock()
+	if s.readOnly {
+		return nil
+	}
+	s.progress.Lock()
+	have, want := s.verified.Count(), s.verified.Len()
+	s.progress.Unlock()
+	if have < want {
+		return fmt.Errorf("%w: %d of %d pieces verified", ErrIncomplete, have, want)
+	}
+	return s.finish()
+}
+
+// finish finalises every file; all pieces are verified.
+func (s *Files) finish() error {
+	var errs []error
+	for _, f := range s.files {
+		errs = append(errs, s.finalise(f))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	s.progress.Lock()
+	s.finished = true
+	s.progress.Unlock()
+	return nil
+}
+
+// finalise gives f its final name, once all pieces that touch it are verified.
+func (s *Files) finalise(f *file) error {
+	if f.padding {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.state == stateFinal:
+		return nil
+	case f.length == 0:
+		if err := s.vacant(f); err != nil {
+			return err
+		}
+		d, err := s.create(f, f.name, os.O_WRONLY)
+		if err != nil {
+			return err
+		}
+		f.state = stateFinal
+		if err := d.Close(); err != nil {
+			return pathError("create", f.path, err)
+		}
+		return nil
+	case f.state == stateMissing:
+		return pathError("finish", f.path, fs.ErrNotExist)
+	}
+	if err := s.settle(f); err != nil {
+		return err
+	}
+	if err := s.vacant(f); err != nil {
+		return err
+	}
+	return s.promote(f)
+}
+
+// settle makes sure that the whole part is on disk and closes it, so that it can be renamed anywhere.
+func (s *Files) settle(f *file) error {
+	part := s.full(f.part)
+	h, err := s.handles.acquire(f)
+	if err != nil {
+		return err
+	}
+	err = func() error {
+		defer s.handles.release(h)
+		fi, err := h.Stat()
+		if err != nil {
+			return pathError("finish", part, err)
+		}
+		if fi.Size() != f.length {
+			return fmt.Errorf("%w: it has %d of %d bytes", pathError("finish", part, io.ErrUnexpectedEOF), fi.Size(), f.length)
+		}
+		named, err := s.root.Lstat(f.part)
+		if err != nil {
+			return pathError("finish", part, err)
+		}
+		if !os.SameFile(fi, named) {
+			return &ConflictError{part, "was replaced while it was being downloaded"}
+		}
+		if err := h.Sync(); err != nil {
+			return pathError("sync", part, err)
+		}
+		return nil
+	}()
+	if err != nil {
+		return err
+	}
+	if err := s.handles.drop(f); err != nil {
+		return pathError("close", part, err)
+	}
+	f.dirty.Store(false)
+	return nil
+}
+
+// promote renames the part to the final name, never replacing anything: a link fails if the name is
+// taken. Where the file system has no links, a look and a rename must do.
+func (s *Files) promote(f *file) error {
+	err := s.link(f.part, f.name)
+	if errors.Is(err, fs.ErrExist) {
+		return &ConflictError{f.path, "has appeared since the torrent was opened"}
+	}
+	if err != nil {
+		if err := s.vacant(f); err != nil {
+			return err
+		}
+		if err := s.root.Rename(f.part, f.name); err != nil {
+			return pathError("rename", s.full(f.part), err)
+		}
+		f.state = stateFinal
+		return nil
+	}
+	f.state = stateFinal
+	if err := s.root.Remove(f.part); err != nil {
+		return pathError("remove", s.full(f.part), err)
+	}
+	return nil
+}
+
+// Sync waits until all that was written is on disk.
+func (s *Files) Sync() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.gate.RUnlock()
+	var errs []error
+	for _, f := range s.files {
+		errs = append(errs, s.syncFile(f))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Files) syncFile(f *file) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if err := s.handles.lost(f); err != nil {
+		return pathError("close", s.full(f.nameOnDisk()), err)
+	}
+	if f.state != statePart || !f.dirty.Swap(false) {
+		return nil
+	}
+	h, err := s.handles.acquire(f)
+	if err != nil {
+		f.dirty.Store(true)
+		return err
+	}
+	defer s.handles.release(h)
+	if err := h.Sync(); err != nil {
+		f.dirty.Store(true)
+		return pathError("sync", s.full(f.part), err)
+	}
+	return nil
+}
+
+// Close implements [Storage]. What is incomplete stays under its part name, to be continued.
+func (s *Files) Close() error {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	s.closed = true
+	return errors.Join(s.handles.closeAll(), s.root.Close())
+}

@@ -1,0 +1,230 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/parley-bt/parley/bitfield"
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/blockbuf"
+)
+
+// HashPieces computes the SHA-1 of every piece, on all cores and in bounded memory (one 256 KiB buffer a
+// core). It calls onPiece once for each piece, from one goroutine at a time and in no particular order,
+// until it returns false. err is why the piece could not be read; content that is not there is
+// [fs.ErrNotExist] or [io.ErrUnexpectedEOF], and costs no reading where the file is missing.
+//
+// HashPieces returns nil if all pieces were reported or onPiece said stop, else ctx's error.
+func HashPieces(ctx context.Context, s Storage, geom bt.Geometry, onPiece func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool) error {
+	n := geom.NumPieces()
+	// A worker claims as many pieces as one buffer holds, so that small pieces are read in large reads too.
+	group := 1
+	if n > 0 {
+		group = max(1, blockbuf.LargeBytes/int(geom.PieceBytes))
+	}
+	var (
+		next     atomic.Int64 // first piece that nobody has claimed
+		mu       sync.Mutex   // guards reported and stopped, and serialises onPiece
+		reported int
+		stopped  bool
+		wg       sync.WaitGroup
+	)
+	report := func(i int, sum [bt.HashBytes]byte, err error) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped || ctx.Err() != nil {
+			return false
+		}
+		reported++
+		stopped = !onPiece(bt.PieceIndex(i), sum, err)
+		return !stopped
+	}
+	for range min(runtime.GOMAXPROCS(0), (n+group-1)/group) {
+		wg.Go(func() {
+			buf := blockbuf.GetLarge()
+			defer buf.Release()
+			w := hasher{ctx: ctx, s: s, geom: geom, buf: buf.Bytes(), sha: sha1.New()}
+			for {
+				first := int(next.Add(int64(group))) - group
+				if first >= n || !w.pieces(first, min(first+group, n), report) {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if stopped || reported == n {
+		return nil
+	}
+	return ctx.Err()
+}
+
+// hasher hashes pieces for one goroutine.
+type hasher struct {
+	ctx  context.Context
+	s    Storage
+	geom bt.Geometry
+	buf  []byte
+	sha  hash.Hash
+
+	// zeros counts the leading zeros of a piece that have not been hashed. Pieces that are holes of a
+	// sparse file are nothing else, and their hash depends on the length only.
+	zeros    int64
+	begun    bool
+	zeroSums map[int64][bt.HashBytes]byte
+}
+
+// zeroBlock is what leading zeros are compared with.
+var zeroBlock [32 << 10]byte
+
+// pieces hashes and reports pieces first to end-1, which fit the buffer together or are one.
+func (w *hasher) pieces(first, end int, report func(int, [bt.HashBytes]byte, error) bool) bool {
+	have := 0 // bytes of the buffer read in one go
+	if end-first > 1 {
+		start := w.geom.PieceStart(bt.PieceIndex(first))
+		size := w.geom.PieceStart(bt.PieceIndex(end-1)) + int64(w.geom.PieceLen(bt.PieceIndex(end-1))) - start
+		// An error is met again, and then reported, by the piece that it belongs to.
+		have, _ = w.s.ReadAt(w.buf[:size], start)
+	}
+	at := 0
+	for i := first; i < end; i++ {
+		size := int(w.geom.PieceLen(bt.PieceIndex(i)))
+		var sum [bt.HashBytes]byte
+		var err error
+		if at+size <= have {
+			w.reset()
+			w.write(w.buf[at : at+size])
+			sum = w.sum()
+		} else {
+			have = 0 // the buffer is overwritten from here on
+			sum, err = w.piece(bt.PieceIndex(i))
+		}
+		at += size
+		if !report(i, sum, err) {
+			return false
+		}
+	}
+	return true
+}
+
+// piece reads and hashes piece i.
+func (w *hasher) piece(i bt.PieceIndex) (sum [bt.HashBytes]byte, err error) {
+	w.reset()
+	off, left := w.geom.PieceStart(i), int64(w.geom.PieceLen(i))
+	for left > 0 {
+		if err := w.ctx.Err(); err != nil {
+			return sum, err // not reported
+		}
+		p := w.buf[:min(int64(len(w.buf)), left)]
+		n, err := w.s.ReadAt(p, off)
+		if n < len(p) {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return sum, fmt.Errorf("piece %d: %w", i, err)
+		}
+		w.write(p)
+		off += int64(n)
+		left -= int64(n)
+	}
+	return w.sum(), nil
+}
+
+func (w *hasher) reset() {
+	w.sha.Reset()
+	w.zeros, w.begun = 0, false
+}
+
+func (w *hasher) write(p []byte) {
+	if !w.begun {
+		if allZero(p) {
+			w.zeros += int64(len(p))
+			return
+		}
+		w.hashZeros()
+	}
+	w.sha.Write(p)
+}
+
+// hashZeros hashes the zeros held back.
+func (w *hasher) hashZeros() {
+	for left := w.zeros; left > 0; {
+		n := min(left, int64(len(zeroBlock)))
+		w.sha.Write(zeroBlock[:n])
+		left -= n
+	}
+	w.begun = true
+}
+
+func (w *hasher) sum() (sum [bt.HashBytes]byte) {
+	if w.begun {
+		w.sha.Sum(sum[:0])
+		return sum
+	}
+	if sum, ok := w.zeroSums[w.zeros]; ok {
+		return sum
+	}
+	w.hashZeros()
+	w.sha.Sum(sum[:0])
+	if w.zeroSums == nil {
+		w.zeroSums = make(map[int64][bt.HashBytes]byte, 2) // the common length and the last piece's
+	}
+	w.zeroSums[w.zeros] = sum
+	return sum
+}
+
+func allZero(p []byte) bool {
+	for len(p) > 0 {
+		n := min(len(p), len(zeroBlock))
+		if !bytes.Equal(p[:n], zeroBlock[:n]) {
+			return false
+		}
+		p = p[n:]
+	}
+	return true
+}
+
+// VerifyPieces compares every piece in s with its hash and returns the set of those that are right, each of
+// which s has been told as [Storage.Verified]; complete files have thus been finalised. hashes holds 20
+// bytes for each piece, as "pieces" of BEP 3.
+//
+// progress, if not nil, is called after each piece, from one goroutine at a time. Missing content is a
+// piece that is not there; any other error of s ends the verification, and so does ctx. The set is valid,
+// as far as it goes, with an error too.
+func VerifyPieces(ctx context.Context, s Storage, geom bt.Geometry, hashes []byte, progress func(done, total int)) (*bitfield.Set, error) {
+	n := geom.NumPieces()
+	have := bitfield.New(n)
+	if len(hashes) != n*bt.HashBytes {
+		return have, fmt.Errorf("storage: %d bytes of hashes for %d pieces: want %d", len(hashes), n, n*bt.HashBytes)
+	}
+	done := 0
+	var failed error
+	err := HashPieces(ctx, s, geom, func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF):
+		case err != nil:
+			failed = err
+		case bytes.Equal(sum[:], hashes[int(i)*bt.HashBytes:(int(i)+1)*bt.HashBytes]):
+			have.Add(int(i))
+			failed = s.Verified(i)
+		}
+		if failed != nil {
+			return false
+		}
+		done++
+		if progress != nil {
+			progress(done, n)
+		}
+		return true
+	})
+	return have, errors.Join(failed, err)
+}
