@@ -1,0 +1,480 @@
+// Package peer is one connection's state from the first byte to the close: which bytes are legal when, what they change, and what is
+// sent in answer. It does no I/O and knows no clock: its owner feeds it bytes and the time, and writes what it puts out.
+//
+//	        Feed(now, bytes) ──►┌─────────┐──► Next() events
+//	                            │ Machine │
+//	Send(message), Advance(now)►└─────────┘──► AppendOutput(dst), NextUpload(), Deadline()
+//
+// The phases follow one another and never go back:
+//
+//	hello ──► open ──► closed        (responder: hello waits for Accept once the info-hash is known)
+//
+// What a peer asks of us (blocks, metadata) is queued here under the limits of EMP/1 section 8 and pulled by the owner when it has room to
+// write; piece data never waits in memory ahead of need.
+package peer
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/parley-bt/parley/bitfield"
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/classic"
+	"github.com/parley-bt/parley/wire/ltep"
+)
+
+// Role says who opened the connection.
+type Role uint8
+
+// The roles.
+const (
+	Initiator Role = iota
+	Responder
+)
+
+// Phase is how far a session has come.
+type Phase uint8
+
+// The phases.
+const (
+	PhaseHello  Phase = iota // the hellos are not both complete
+	PhaseOpen                // messages flow
+	PhaseClosed              // over; see Err
+)
+
+// String returns the phase's name.
+func (p Phase) String() string {
+	return [...]string{"hello", "open", "closed"}[min(p, PhaseClosed)]
+}
+
+// Times of EMP/1 sections 2 and 8.
+const (
+	FirstAnswerTimeout = 8 * time.Second   // an initiator's patience for the first byte
+	InitiatorTimeout   = 15 * time.Second  // and for the whole hello
+	MinHelloTimeout    = 15 * time.Second  // a responder's deadline is drawn from here
+	MaxHelloTimeout    = 30 * time.Second  // to here
+	MinKeepAlive       = 60 * time.Second  // our keep-alive is drawn from here
+	MaxKeepAlive       = 100 * time.Second // to here
+	IdleTimeout        = 240 * time.Second
+	trimAfter          = 10 * time.Second // buffers of a quiet session are given back after this
+)
+
+// Config is what a machine must know from the start. It is copied.
+type Config struct {
+	Role     Role
+	PeerID   bt.PeerID
+	Reserved wire.Reserved // what we offer; must not hold the AZMP bit, which is not spoken yet
+	// HelloTimeout is how long the hellos may take: InitiatorTimeout, or drawn from MinHelloTimeout..MaxHelloTimeout by a responder.
+	HelloTimeout time.Duration
+	// KeepAlive is after how long without sending a keep-alive goes out, drawn from MinKeepAlive..MaxKeepAlive.
+	KeepAlive time.Duration
+	// Local is the torrent an initiator asks for; a responder gets it by Accept.
+	Local Local
+}
+
+// Local is this side's view of the torrent of a session.
+type Local struct {
+	InfoHash bt.InfoHash
+	Geometry bt.Geometry // unknown before metadata
+	ReqQ     int         // how many requests a peer may have waiting; 0 means wire.DefaultReqQ
+}
+
+// EventKind says what an [Event] is.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	// EventHello: a responder knows the info-hash the peer asks for. Nothing more happens until Accept or Close is called.
+	EventHello EventKind = iota + 1
+	// EventOpen: both hellos are complete; dialect, peer ID and reserved bits are known.
+	EventOpen
+	// EventMessage: Msg has arrived and been found legal.
+	EventMessage
+	// EventClosed: the session is over; see Err. The last event.
+	EventClosed
+)
+
+// Event is one thing that came out of the machine. Msg and its slices are valid until the next call of Next or Feed.
+type Event struct {
+	Kind EventKind
+	Msg  wire.Message
+}
+
+// Upload is something the peer asked for and may have now: a block, or a piece of the metadata.
+type Upload struct {
+	Block      bt.Block
+	IsMetadata bool
+	Metadata   uint32 // which 16 KiB of the info dictionary
+}
+
+// Machine is one session's state. It belongs to one owner: no method is safe for concurrent use. Use [Machine.Init] before anything else.
+type Machine struct {
+	cfg     Config
+	phase   Phase
+	dialect wire.Dialect
+	fast    bool // both sides set the Fast bit
+	err     error
+
+	// input: in is borrowed from the caller of Feed until Next has nothing more; partial holds an incomplete frame over several Feeds.
+	in      []byte
+	partial []byte
+	used    int // bytes at the head that the last event aliases; released by the next call of Next
+	now     time.Time
+	dec     classic.Decoder
+
+	// hello phase
+	helloSeen  bool // responder: EventHello was delivered
+	accepted   bool // our own hello is in the outbox
+	openTold   bool
+	closedTold bool
+
+	// the peer
+	peerID   bt.PeerID
+	reserved wire.Reserved
+	theyUse  ltep.TheyUse
+	exchange ltep.Exchange // scratch for the last one received
+	metadata ltep.Metadata // scratch
+
+	// the torrent
+	geom        bt.Geometry
+	has         *bitfield.Set // nil until known, or while hasAll
+	hasAll      bool
+	earlyBits   []byte // a bitfield that came before the metadata
+	earlyHave   []bt.PieceIndex
+	bitfieldGot bool
+
+	weUse *WeUse
+
+	amChoking, amInterested     bool
+	peerChoking, peerInterested bool
+	largestBlock                uint32
+
+	requests  queue[bt.Block]
+	metaWants queue[uint32]
+	reqQ      int
+
+	out         []byte // control frames, in order
+	app         []byte // application messages, whole frames; appHead is how much of it has gone
+	appHead     int
+	answerBytes int // how much of out answers the peer (EMP/1 section 7.5)
+
+	exchangesIn, exchangesOut int
+	quietFrames               int
+	quietSince                time.Time
+
+	started, lastRecv, lastSent time.Time
+}
+
+// Init makes m ready: an initiator's hello is then in the outbox. It panics if cfg offers a dialect that is not there.
+func (m *Machine) Init(now time.Time, cfg Config) {
+	if cfg.Reserved.AZMP() {
+		panic("peer: the AZMP bit must not be offered: the dialect is not spoken")
+	}
+	*m = Machine{cfg: cfg, started: now, lastRecv: now, lastSent: now, now: now, amChoking: true, peerChoking: true, largestBlock: bt.BlockBytes}
+	if cfg.Role == Initiator {
+		m.setLocal(cfg.Local)
+		m.putHello()
+	}
+}
+
+func (m *Machine) setLocal(l Local) {
+	m.cfg.Local = l
+	m.geom = l.Geometry
+	if m.reqQ = l.ReqQ; m.reqQ <= 0 {
+		m.reqQ = wire.DefaultReqQ
+	}
+}
+
+func (m *Machine) putHello() {
+	m.out = classic.AppendHello(m.out, classic.Hello{Reserved: m.cfg.Reserved, InfoHash: m.cfg.Local.InfoHash, PeerID: m.cfg.PeerID})
+	m.accepted = true
+}
+
+// Phase returns how far the session has come.
+func (m *Machine) Phase() Phase { return m.phase }
+
+// Dialect returns the dialect, [wire.DialectUnknown] before the session is open.
+func (m *Machine) Dialect() wire.Dialect { return m.dialect }
+
+// Err returns why the session is over; nil before that, and after a normal end.
+func (m *Machine) Err() error { return m.err }
+
+// PeerID returns the peer's ID, zero before the session is open.
+func (m *Machine) PeerID() bt.PeerID { return m.peerID }
+
+// Reserved returns the reserved bits of the peer's hello.
+func (m *Machine) Reserved() wire.Reserved { return m.reserved }
+
+// InfoHash returns the torrent of the session; a responder knows it from EventHello on.
+func (m *Machine) InfoHash() bt.InfoHash { return m.cfg.Local.InfoHash }
+
+// Role returns who opened the connection.
+func (m *Machine) Role() Role { return m.cfg.Role }
+
+// Fast reports whether both sides speak the Fast extension (BEP 6).
+func (m *Machine) Fast() bool { return m.fast }
+
+// TheyUse returns the peer's table of extended ids. It belongs to the machine.
+func (m *Machine) TheyUse() *ltep.TheyUse { return &m.theyUse }
+
+// Choke states, as in BEP 3.
+func (m *Machine) Choke() (amChoking, amInterested, peerChoking, peerInterested bool) {
+	return m.amChoking, m.amInterested, m.peerChoking, m.peerInterested
+}
+
+// LastReceived returns when the last byte of the peer came.
+func (m *Machine) LastReceived() time.Time { return m.lastRecv }
+
+// Accept lets a responder answer the hello it was told of by EventHello.
+func (m *Machine) Accept(l Local) {
+	if m.phase != PhaseHello || m.accepted {
+		return
+	}
+	l.InfoHash = m.cfg.Local.InfoHash
+	m.setLocal(l)
+	m.putHello()
+}
+
+// Close ends the session; err is why, nil for a normal end. What is in the outbox can still be written.
+func (m *Machine) Close(err error) {
+	if m.phase == PhaseClosed {
+		return
+	}
+	m.phase = PhaseClosed
+	m.err = err
+	m.in, m.partial, m.used = nil, nil, 0
+	m.requests, m.metaWants = queue[bt.Block]{}, queue[uint32]{}
+	m.earlyBits, m.earlyHave = nil, nil
+}
+
+// Feed gives the machine the next bytes of the peer. b is borrowed until Next returns false, and may be changed in place. The caller must drain Next
+// before it feeds again.
+func (m *Machine) Feed(now time.Time, b []byte) {
+	if m.phase == PhaseClosed {
+		return
+	}
+	if len(m.in) > 0 {
+		panic("peer: Feed before Next was drained")
+	}
+	m.now = now
+	if len(b) > 0 {
+		m.lastRecv = now
+		m.in = b
+	}
+}
+
+// Next returns the next event, or false when there is none until more bytes come.
+func (m *Machine) Next() (Event, bool) {
+	m.release()
+	for {
+		switch m.phase {
+		case PhaseHello:
+			ev, ok := m.nextHello()
+			if ok || m.phase == PhaseHello {
+				return ev, ok
+			}
+		case PhaseOpen:
+			if !m.openTold {
+				m.openTold = true
+				return Event{Kind: EventOpen}, true
+			}
+			ev, ok, err := m.nextFrame()
+			if err != nil {
+				m.Close(err)
+				continue
+			}
+			return ev, ok
+		case PhaseClosed:
+			if !m.closedTold {
+				m.closedTold = true
+				return Event{Kind: EventClosed}, true
+			}
+			return Event{}, false
+		}
+	}
+}
+
+// head returns the first n bytes that wait, or false if they are not all there; then everything there is has moved to partial.
+func (m *Machine) head(n int) ([]byte, bool) {
+	if len(m.partial) == 0 {
+		if len(m.in) >= n {
+			return m.in[:n], true
+		}
+		m.partial = append(m.partial, m.in...)
+		m.in = nil
+		return nil, false
+	}
+	if missing := n - len(m.partial); missing > 0 {
+		take := min(missing, len(m.in))
+		m.partial = append(m.partial, m.in[:take]...)
+		if m.in = m.in[take:]; len(m.in) == 0 {
+			m.in = nil
+		}
+		if take < missing {
+			return nil, false
+		}
+	}
+	return m.partial[:n], true
+}
+
+// release gives up the bytes that the last event aliased.
+func (m *Machine) release() {
+	if m.used == 0 {
+		return
+	}
+	if len(m.partial) > 0 {
+		m.partial = m.partial[:0] // head never takes more into partial than one frame
+	} else if m.in = m.in[m.used:]; len(m.in) == 0 {
+		m.in = nil
+	}
+	m.used = 0
+}
+
+// nextHello reads the peer's classic hello (BEP 3; EMP/1 section 2, step 1).
+func (m *Machine) nextHello() (Event, bool) {
+	want := classic.PrefixBytes
+	for {
+		b, ok := m.head(want)
+		if !ok {
+			return Event{}, false
+		}
+		h, complete, err := classic.ParseHello(b)
+		if err != nil {
+			// Until obfuscated hellos are spoken, whatever is not a plaintext hello is closed at once: deployed clients then
+			// fall back to plaintext quickly.
+			m.Close(m.protocolError(ErrBadHello, wire.KindUnknown, "not a plaintext BitTorrent hello"))
+			return Event{}, false
+		}
+		switch {
+		case want == classic.PrefixBytes:
+			want = classic.AnswerBytes
+		case !complete:
+			if m.cfg.Role == Responder {
+				if !m.helloSeen {
+					m.helloSeen = true
+					m.cfg.Local.InfoHash = h.InfoHash
+					return Event{Kind: EventHello}, true
+				}
+				if !m.accepted {
+					return Event{}, false
+				}
+			} else if h.InfoHash != m.cfg.Local.InfoHash {
+				m.Close(m.protocolError(ErrWrongTorrent, wire.KindUnknown, "it answered for %v", h.InfoHash))
+				return Event{}, false
+			}
+			want = classic.HelloBytes
+		default:
+			m.peerID, m.reserved = h.PeerID, h.Reserved
+			m.used = classic.HelloBytes
+			m.release()
+			m.open()
+			return Event{}, false
+		}
+	}
+}
+
+// open is the change from the hello to the open phase.
+func (m *Machine) open() {
+	if m.peerID == m.cfg.PeerID {
+		m.Close(m.protocolError(ErrSelfConnection, wire.KindUnknown, "the peer has our own peer ID"))
+		return
+	}
+	m.phase = PhaseOpen
+	m.dialect = ChooseDialect(m.cfg.Reserved, m.reserved)
+	m.fast = m.cfg.Reserved.Fast() && m.reserved.Fast()
+	m.quietSince = m.now
+}
+
+// nextFrame reads frames until one makes an event.
+func (m *Machine) nextFrame() (Event, bool, error) {
+	for {
+		b, ok := m.head(classic.LengthBytes)
+		if !ok {
+			return Event{}, false, nil
+		}
+		n := binary.BigEndian.Uint32(b)
+		var id uint8
+		kind := wire.KindKeepAlive
+		if n > 0 {
+			// The limit depends on the id, and must hold before the frame is awaited.
+			if b, ok = m.head(classic.LengthBytes + 1); !ok {
+				return Event{}, false, nil
+			}
+			id = b[classic.LengthBytes]
+			kind = classic.KindOf(id)
+			if limit := m.frameLimit(kind); n > limit {
+				return Event{}, false, m.tooLarge(kind, n, limit)
+			}
+			if b, ok = m.head(classic.LengthBytes + int(n)); !ok {
+				return Event{}, false, nil
+			}
+		}
+		m.used = classic.LengthBytes + int(n)
+		msg, err := m.frame(b[classic.LengthBytes:])
+		if err != nil {
+			return Event{}, false, err
+		}
+		if msg != nil {
+			return Event{Kind: EventMessage, Msg: msg}, true, nil
+		}
+		m.release()
+	}
+}
+
+func (m *Machine) tooLarge(k wire.Kind, n, limit uint32) error {
+	if k == wire.KindBitfield {
+		return m.protocolError(ErrBadBitfield, k, "length %d, the limit is %d", n, limit)
+	}
+	return m.protocolError(ErrFrameTooLarge, k, "length %d, the limit is %d", n, limit)
+}
+
+// SetGeometry tells the machine the torrent's geometry once its metadata is known. What the peer said before is checked against it; an error
+// has closed the session.
+func (m *Machine) SetGeometry(g bt.Geometry) error {
+	if m.geom.Known() || m.phase == PhaseClosed {
+		return nil
+	}
+	m.geom = g
+	early, haves := m.earlyBits, m.earlyHave
+	m.earlyBits, m.earlyHave = nil, nil
+	if early != nil && !m.hasAll {
+		set, err := bitfield.Parse(early, g.NumPieces())
+		if err != nil {
+			err = m.protocolError(ErrBadBitfield, wire.KindBitfield, "%v: %d bytes for %d pieces", err, len(early), g.NumPieces())
+			m.Close(err)
+			return err
+		}
+		m.has = set
+	}
+	for _, i := range haves {
+		if int(i) >= g.NumPieces() {
+			err := m.protocolError(ErrBadState, wire.KindHave, "piece %d of %d", i, g.NumPieces())
+			m.Close(err)
+			return err
+		}
+		m.markHas(i)
+	}
+	return nil
+}
+
+// Has reports what the peer has: all, or the set, which belongs to the machine; nil and false mean nothing, or nothing known yet.
+func (m *Machine) Has() (set *bitfield.Set, all bool) { return m.has, m.hasAll }
+
+func (m *Machine) markHas(i bt.PieceIndex) bool {
+	if m.hasAll {
+		return false
+	}
+	if m.has == nil {
+		m.has = bitfield.New(m.geom.NumPieces())
+	}
+	if !m.has.Add(int(i)) {
+		return false
+	}
+	if m.has.Full() {
+		m.has, m.hasAll = nil, true
+	}
+	return true
+}
+
+func bitfieldBytes(g bt.Geometry) int { return bitfield.Bytes(g.NumPieces()) }

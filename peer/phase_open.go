@@ -1,0 +1,269 @@
+package peer
+
+import (
+	"time"
+
+	"github.com/parley-bt/parley/bitfield"
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/classic"
+	"github.com/parley-bt/parley/wire/ltep"
+)
+
+// maxEarlyHave bounds the haves that are remembered until the metadata is known.
+const maxEarlyHave = 16 << 10
+
+// maxMetaWants bounds how many pieces of metadata a peer may have asked for at once; more are rejected. It covers 4 MiB at once.
+const maxMetaWants = 256
+
+// WeUse is the table of extended ids that this side gave out. It is never changed once sessions use it, so that they can share it.
+type WeUse struct {
+	Metadata uint8 // ut_metadata; 0 if not offered
+	// MaxBytes holds, for each id that names an application type, the largest message accepted, plus one; 0 for ids that name none. Withdrawn ids are 0 too:
+	// what still comes for them has no effect (EMP/1 section 7.1).
+	MaxBytes [256]uint32
+}
+
+// frame handles one whole frame. It returns the message if the owner should see it, nil if it had no effect beyond the machine.
+func (m *Machine) frame(b []byte) (wire.Message, error) {
+	msg, err := m.dec.Decode(b)
+	if err != nil {
+		return nil, err
+	}
+	switch m.judge(msg.Kind()) {
+	case unlawful:
+		return nil, m.protocolError(ErrBadState, msg.Kind(), "not legal in the %v dialect", m.dialect)
+	case ignored:
+		return nil, m.quiet()
+	}
+	switch t := msg.(type) {
+	case *wire.KeepAlive:
+		return nil, m.quiet()
+	case *wire.Choke:
+		if m.peerChoking {
+			return nil, m.quiet()
+		}
+		m.peerChoking = true
+	case *wire.Unchoke:
+		if !m.peerChoking {
+			return nil, m.quiet()
+		}
+		m.peerChoking = false
+	case *wire.Interested:
+		if m.peerInterested {
+			return nil, m.quiet()
+		}
+		m.peerInterested = true
+	case *wire.NotInterested:
+		if !m.peerInterested {
+			return nil, m.quiet()
+		}
+		m.peerInterested = false
+	case *wire.Have:
+		return m.handleHave(t)
+	case *wire.Bitfield:
+		return t, m.handleBitfield(t)
+	case *wire.HaveAll:
+		if err := m.firstBitfield(t.Kind()); err != nil {
+			return nil, err
+		}
+		m.has, m.hasAll, m.earlyHave = nil, true, nil
+	case *wire.HaveNone:
+		if err := m.firstBitfield(t.Kind()); err != nil {
+			return nil, err
+		}
+	case *wire.Request:
+		return nil, m.handleRequest(t.Block)
+	case *wire.Cancel:
+		return nil, m.handleCancel(t.Block)
+	case *wire.Suggest:
+		return t, m.inRange(t.Kind(), t.Index)
+	case *wire.AllowedFast:
+		return t, m.inRange(t.Kind(), t.Index)
+	case *wire.Extended:
+		return m.handleExtended(t)
+	}
+	return msg, nil
+}
+
+// quiet counts a frame without effect (EMP/1 section 8).
+func (m *Machine) quiet() error {
+	if m.now.Sub(m.quietSince) > wire.IdleFramesSeconds*time.Second {
+		m.quietSince, m.quietFrames = m.now, 0
+	}
+	if m.quietFrames++; m.quietFrames > wire.MaxIdleFrames {
+		return m.protocolError(ErrFlood, wire.KindUnknown, "more than %d in %d s", wire.MaxIdleFrames, wire.IdleFramesSeconds)
+	}
+	return nil
+}
+
+func (m *Machine) inRange(k wire.Kind, i bt.PieceIndex) error {
+	if m.geom.Known() && int64(i) >= int64(m.geom.NumPieces()) {
+		return m.protocolError(ErrBadState, k, "piece %d of %d", i, m.geom.NumPieces())
+	}
+	return nil
+}
+
+func (m *Machine) handleHave(h *wire.Have) (wire.Message, error) {
+	if err := m.inRange(h.Kind(), h.Index); err != nil {
+		return nil, err
+	}
+	if !m.geom.Known() {
+		if m.hasAll {
+			return nil, m.quiet()
+		}
+		if len(m.earlyHave) >= maxEarlyHave || int64(h.Index) >= bt.MaxPieces {
+			return nil, m.protocolError(ErrBadState, h.Kind(), "too many or too high before the metadata is known")
+		}
+		m.earlyHave = append(m.earlyHave, h.Index)
+		return nil, nil
+	}
+	if !m.markHas(h.Index) {
+		return nil, m.quiet()
+	}
+	return h, nil
+}
+
+// firstBitfield sees to it that a session has at most one of Bitfield, HaveAll, HaveNone (BEP 3, BEP 6). Deployed clients do send it after other messages, the extended
+// handshake among them, so being the very first is not asked for.
+func (m *Machine) firstBitfield(k wire.Kind) error {
+	if m.bitfieldGot {
+		return m.protocolError(ErrBadState, k, "the second of bitfield, have all and have none")
+	}
+	m.bitfieldGot = true
+	return nil
+}
+
+func (m *Machine) handleBitfield(b *wire.Bitfield) error {
+	if err := m.firstBitfield(b.Kind()); err != nil {
+		return err
+	}
+	if !m.geom.Known() {
+		m.earlyBits = append([]byte(nil), b.Bits...)
+		return nil
+	}
+	set, err := bitfield.Parse(b.Bits, m.geom.NumPieces())
+	if err != nil {
+		return m.protocolError(ErrBadBitfield, b.Kind(), "%v: %d bytes for %d pieces", err, len(b.Bits), m.geom.NumPieces())
+	}
+	if m.has != nil { // haves that came first stay
+		for i := range m.has.All() {
+			set.Add(i)
+		}
+	}
+	m.has = set
+	if set.Full() {
+		m.has, m.hasAll = nil, true
+	}
+	return nil
+}
+
+// handleRequest queues a block that the peer wants: EMP/1 section 8, "request received".
+func (m *Machine) handleRequest(b bt.Block) error {
+	if b.Length > wire.MaxRequest {
+		return m.protocolError(ErrBadRequest, wire.KindRequest, "%d bytes, the limit is %d", b.Length, wire.MaxRequest)
+	}
+	if m.geom.Known() && !m.geom.Contains(b) {
+		return m.protocolError(ErrBadRequest, wire.KindRequest, "block %v is outside the torrent", b)
+	}
+	if m.amChoking || !m.geom.Known() || m.requests.len() >= m.reqQ {
+		return m.refuse(b)
+	}
+	m.requests.push(b)
+	return nil
+}
+
+// refuse answers a request that will not be served: with Reject if Fast is spoken (BEP 6), else not at all, as deployed clients do.
+func (m *Machine) refuse(b bt.Block) error {
+	if !m.fast {
+		return nil
+	}
+	n := len(m.out)
+	m.out = classic.AppendReject(m.out, wire.Reject{Block: b})
+	return m.answered(n)
+}
+
+// answered counts what stands in the outbox behind offset from as an answer to the peer, and closes on one who asks and does not read.
+func (m *Machine) answered(from int) error {
+	if m.answerBytes += len(m.out) - from; m.answerBytes > wire.MaxControlBacklog {
+		return m.protocolError(ErrControlBacklog, wire.KindUnknown, "%d bytes of answers wait", m.answerBytes)
+	}
+	return nil
+}
+
+// handleCancel takes a request back. With Fast it is answered, by the block or by a Reject (BEP 6).
+func (m *Machine) handleCancel(b bt.Block) error {
+	for i, r := range m.requests.all() {
+		if r == b {
+			m.requests.removeAt(i)
+			return m.refuse(b)
+		}
+	}
+	return m.quiet() // the block has gone, or was never asked for
+}
+
+func (m *Machine) handleExtended(e *wire.Extended) (wire.Message, error) {
+	switch {
+	case e.ID == ltep.ExchangeID:
+		return m.handleExchange(e.Payload)
+	case m.weUse == nil:
+		return nil, m.quiet()
+	case e.ID == m.weUse.Metadata:
+		return m.handleMetadata(e.Payload)
+	}
+	limit := m.weUse.MaxBytes[e.ID]
+	if limit == 0 {
+		// Some clients in the wild send ids that nobody offered, and withdrawn ids may be on their way: EMP/1 section 7.1.
+		return nil, m.quiet()
+	}
+	if uint32(len(e.Payload)) >= limit {
+		return nil, m.protocolError(ErrMessageTooLarge, wire.KindExtended, "%d bytes under id %d, the limit is %d", len(e.Payload), e.ID, limit-1)
+	}
+	return e, nil
+}
+
+// handleExchange reads a type exchange: EMP/1 section 6.1.
+func (m *Machine) handleExchange(payload []byte) (wire.Message, error) {
+	if m.exchangesIn++; m.exchangesIn > wire.MaxExchanges {
+		return nil, m.protocolError(ErrBadTypeExchange, wire.KindExchange, "more than %d in one session", wire.MaxExchanges)
+	}
+	e, err := ltep.ParseExchange(payload)
+	if err != nil {
+		return nil, nil // a malformed one is ignored in this dialect
+	}
+	m.exchange = e
+	m.theyUse.Apply(e.M)
+	return &m.exchange, nil
+}
+
+// handleMetadata queues what the peer wants of the info dictionary, and hands what it gives to the owner (BEP 9).
+func (m *Machine) handleMetadata(payload []byte) (wire.Message, error) {
+	md, err := ltep.ParseMetadata(payload)
+	if err != nil {
+		return nil, err
+	}
+	switch md.Type {
+	case ltep.MetadataRequest:
+		if m.metaWants.len() >= maxMetaWants {
+			return nil, m.rejectMetadata(md.Piece)
+		}
+		m.metaWants.push(md.Piece)
+		return nil, nil
+	case ltep.MetadataData, ltep.MetadataReject:
+		m.metadata = md
+		return &m.metadata, nil
+	}
+	return nil, m.quiet() // BEP 9: unknown types are ignored
+}
+
+func (m *Machine) rejectMetadata(piece uint32) error {
+	id := m.theyUse.ID(ltep.NameMetadata)
+	if id == 0 {
+		return nil // it has no id to be answered under
+	}
+	n := len(m.out)
+	var scratch [64]byte
+	p := ltep.AppendMetadata(scratch[:0], ltep.Metadata{Type: ltep.MetadataReject, Piece: piece})
+	m.out = classic.AppendExtended(m.out, wire.Extended{ID: id, Payload: p})
+	return m.answered(n)
+}

@@ -1,0 +1,217 @@
+package peer
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/classic"
+	"github.com/parley-bt/parley/wire/ltep"
+)
+
+// Send puts one control message into the outbox. m is a plain value of package wire; pieces, application messages and exchanges have calls
+// of their own. The errors are [ErrNotOpen] and [ErrUnsupported].
+func (m *Machine) Send(msg wire.Message) error {
+	if m.phase != PhaseOpen {
+		return ErrNotOpen
+	}
+	// A switch over concrete types keeps callers' values off the heap.
+	switch t := msg.(type) {
+	case wire.KeepAlive:
+		m.out = classic.AppendKeepAlive(m.out)
+	case wire.Choke:
+		if !m.amChoking {
+			m.amChoking = true
+			m.out = classic.AppendChoke(m.out)
+			return m.dropRequests()
+		}
+	case wire.Unchoke:
+		if m.amChoking {
+			m.amChoking = false
+			m.out = classic.AppendUnchoke(m.out)
+		}
+	case wire.Interested:
+		if !m.amInterested {
+			m.amInterested = true
+			m.out = classic.AppendInterested(m.out)
+		}
+	case wire.NotInterested:
+		if m.amInterested {
+			m.amInterested = false
+			m.out = classic.AppendNotInterested(m.out)
+		}
+	case wire.Have:
+		m.out = classic.AppendHave(m.out, t)
+	case wire.Bitfield:
+		m.out = classic.AppendBitfield(m.out, t)
+	case wire.HaveAll:
+		if !m.fast {
+			return ErrUnsupported
+		}
+		m.out = classic.AppendHaveAll(m.out)
+	case wire.HaveNone:
+		if !m.fast {
+			return ErrUnsupported
+		}
+		m.out = classic.AppendHaveNone(m.out)
+	case wire.Request:
+		m.largestBlock = max(m.largestBlock, t.Length)
+		m.out = classic.AppendRequest(m.out, t)
+	case wire.Cancel:
+		m.out = classic.AppendCancel(m.out, t)
+	case wire.Reject:
+		if !m.fast {
+			return ErrUnsupported
+		}
+		m.out = classic.AppendReject(m.out, t)
+	case wire.Port:
+		m.out = classic.AppendPort(m.out, t)
+	default:
+		return ErrUnsupported
+	}
+	return nil
+}
+
+// dropRequests forgets what the peer asked for, because it has been choked; with Fast it is told (BEP 6).
+func (m *Machine) dropRequests() error {
+	for _, b := range m.requests.all() {
+		if err := m.refuse(b); err != nil {
+			m.Close(err)
+			return err
+		}
+	}
+	m.requests.clear()
+	return nil
+}
+
+// SendExtended puts one application message into the outbox, under an id that the peer gave out. The errors are [ErrNotOpen] and
+// [ErrUnsupported] (no extension protocol, or id 0). Nothing here bounds the queue: see AppQueued.
+func (m *Machine) SendExtended(id uint8, payload []byte) error {
+	if m.phase != PhaseOpen {
+		return ErrNotOpen
+	}
+	if m.dialect != wire.DialectLTEP || id == 0 || len(payload) > wire.MaxExtendedFrame-2 {
+		return ErrUnsupported
+	}
+	if need := len(payload) + 6; m.appHead > 0 && len(m.app)+need > cap(m.app) {
+		m.app = m.app[:copy(m.app, m.app[m.appHead:])]
+		m.appHead = 0
+	}
+	m.app = append(classic.AppendExtendedHead(m.app, id, len(payload)), payload...)
+	return nil
+}
+
+// AppQueued returns how many bytes of application messages wait in the outbox, their framing included.
+func (m *Machine) AppQueued() int { return len(m.app) - m.appHead }
+
+// SendExchange puts a type exchange into the outbox; use is the table that it announces, and holds from now on. The errors are [ErrNotOpen], [ErrUnsupported] (the peer does not speak
+// the extension protocol) and [ErrTooManyExchanges].
+func (m *Machine) SendExchange(e *ltep.Exchange, use *WeUse) error {
+	if m.phase != PhaseOpen {
+		return ErrNotOpen
+	}
+	if m.dialect != wire.DialectLTEP {
+		return ErrUnsupported
+	}
+	if m.exchangesOut >= wire.MaxExchanges {
+		return ErrTooManyExchanges
+	}
+	m.exchangesOut++
+	m.weUse = use
+	start := len(m.out)
+	m.out = classic.AppendExtendedHead(m.out, ltep.ExchangeID, 0)
+	m.out = ltep.AppendExchange(m.out, e)
+	binary.BigEndian.PutUint32(m.out[start:], uint32(len(m.out)-start-classic.LengthBytes))
+	return nil
+}
+
+// SendMetadata puts a ut_metadata message into the outbox, if the peer has an id for it: [ErrUnsupported] otherwise. An error of the backlog has closed
+// the session.
+func (m *Machine) SendMetadata(md ltep.Metadata) error {
+	if m.phase != PhaseOpen {
+		return ErrNotOpen
+	}
+	id := m.theyUse.ID(ltep.NameMetadata)
+	if id == 0 || m.dialect != wire.DialectLTEP {
+		return ErrUnsupported
+	}
+	start := len(m.out)
+	m.out = classic.AppendExtendedHead(m.out, id, 0)
+	m.out = ltep.AppendMetadata(m.out, md)
+	binary.BigEndian.PutUint32(m.out[start:], uint32(len(m.out)-start-classic.LengthBytes))
+	if md.Type == ltep.MetadataRequest {
+		return nil
+	}
+	if err := m.answered(start); err != nil {
+		m.Close(err)
+		return err
+	}
+	return nil
+}
+
+// HasOutput reports whether there is anything to write: control, messages, or uploads the peer waits for.
+func (m *Machine) HasOutput() bool {
+	return len(m.out) > 0 || len(m.app) > m.appHead || m.phase == PhaseOpen && (m.requests.len() > 0 || m.metaWants.len() > 0)
+}
+
+// AppendOutput appends what is to be written next to dst and forgets it: all control frames, then whole application messages until appLimit bytes of
+// them are reached (at least one, if there is any and appLimit is above 0).
+func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {
+	n := len(dst)
+	dst = append(dst, m.out...)
+	m.out, m.answerBytes = m.out[:0], 0
+	if wait := m.app[m.appHead:]; len(wait) > 0 && appLimit > 0 {
+		take := len(wait)
+		if take > appLimit {
+			for take = 0; take < appLimit; {
+				take += classic.LengthBytes + int(binary.BigEndian.Uint32(wait[take:]))
+			}
+		}
+		dst = append(dst, wait[:take]...)
+		if m.appHead += take; m.appHead == len(m.app) {
+			m.app, m.appHead = m.app[:0], 0
+		}
+	}
+	if len(dst) > n {
+		m.lastSent = now
+	}
+	return dst
+}
+
+// NextUpload takes the next thing the peer asked for out of its queue. Metadata goes first: without it the peer can do nothing.
+func (m *Machine) NextUpload() (Upload, bool) {
+	switch {
+	case m.phase != PhaseOpen:
+	case m.metaWants.len() > 0:
+		return Upload{IsMetadata: true, Metadata: m.metaWants.pop()}, true
+	case m.requests.len() > 0:
+		return Upload{Block: m.requests.pop()}, true
+	}
+	return Upload{}, false
+}
+
+// Refuse answers an upload that turned out to be impossible. An error has closed the session.
+func (m *Machine) Refuse(u Upload) error {
+	var err error
+	if u.IsMetadata {
+		err = m.rejectMetadata(u.Metadata)
+	} else {
+		err = m.refuse(u.Block)
+	}
+	if err != nil {
+		m.Close(err)
+	}
+	return err
+}
+
+// FinishPiece completes a piece frame that the owner has built in place: frame is [classic.PieceHeadBytes] to be filled in here, and the data behind them. It must be written right
+// after what AppendOutput last returned. It reports whether the peer may still have it.
+func (m *Machine) FinishPiece(now time.Time, b bt.Block, frame []byte) bool {
+	if m.phase != PhaseOpen {
+		return false
+	}
+	classic.PutPieceHead(frame, b)
+	m.lastSent = now
+	return true
+}
