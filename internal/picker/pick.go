@@ -1,0 +1,360 @@
+package picker
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/parley-bt/parley/bitfield"
+	"github.com/parley-bt/parley/bt"
+)
+
+const (
+	freeBudget    = 512  // open pieces looked at for the nearest to completion, if there is a choice
+	walkBudget    = 512  // pieces looked at in order of rarity before the peer's own set is searched
+	randomTries   = 16   // guesses at a random first piece
+	scanMembers   = 8192 // of a peer's pieces, ranked in one search
+	shortlistLen  = 64   // of them, remembered
+	firstCounted  = 2    // the first class of pieces that a counted peer has
+	candidateStep = 2    // from one class of missing pieces to the next
+)
+
+// ranked is a piece with its place among those a peer has: the lowest key first.
+type ranked struct {
+	key   uint64
+	index bt.PieceIndex
+}
+
+// Pick appends up to n blocks to dst that should be asked of this peer now, and records them as asked; has
+// is the set given to AddPeer, nil means all. Fewer than n are returned when there are no more for this
+// peer. A peer that was not added gets none. See the package comment for the order.
+//
+// While the peer chokes us, use [Picker.PickAllowed].
+func (p *Picker) Pick(dst []bt.Block, peer PeerKey, has *bitfield.Set, n int) []bt.Block {
+	st := p.peers[peer]
+	if st == nil || p.missing == 0 || n <= 0 {
+		return dst
+	}
+	if p.hasAll(has) {
+		has = nil
+	}
+	start, end := len(dst), len(dst)+n
+	if op := p.byIndex[st.current]; op != nil && op.unasked > 0 && op.owner == peer && hasPiece(has, op.index) {
+		dst = p.take(dst, end, op, peer, st)
+	}
+	for len(dst) < end {
+		op := p.bestFree(peer, has)
+		if op == nil {
+			break
+		}
+		dst = p.take(dst, end, op, peer, st)
+	}
+	for len(dst) < end && p.mayOpen(len(dst) == start) {
+		i, ok := p.findNew(st, has)
+		if !ok {
+			break
+		}
+		dst = p.take(dst, end, p.openNew(i), peer, st)
+	}
+	if len(dst) < end && st.endSeen != p.endMoves && p.endgame() {
+		end = min(end, len(dst)+p.opts.EndgameDepth-len(st.reqs))
+		dst = p.share(dst, end, peer, st, has, p.open)
+		if len(dst) < end {
+			st.endSeen = p.endMoves
+		}
+	}
+	return dst
+}
+
+// PickAllowed is Pick restricted to the given pieces: those a peer lets us ask for while it chokes us
+// (BEP 6, "allowed fast"). Pieces out of range are ignored.
+func (p *Picker) PickAllowed(dst []bt.Block, peer PeerKey, has *bitfield.Set, allowed []bt.PieceIndex, n int) []bt.Block {
+	st := p.peers[peer]
+	if st == nil || p.missing == 0 || n <= 0 {
+		return dst
+	}
+	start, end := len(dst), len(dst)+n
+	for _, i := range allowed {
+		if op := p.byIndex[i]; op != nil && op.unasked > 0 && hasPiece(has, i) {
+			dst = p.take(dst, end, op, peer, st)
+		}
+	}
+	for _, i := range allowed {
+		if len(dst) < end && int(i) < p.pieces && p.isMissing(i) && hasPiece(has, i) && p.mayOpen(len(dst) == start) {
+			dst = p.take(dst, end, p.openNew(i), peer, st)
+		}
+	}
+	if len(dst) < end && p.endgame() {
+		end = min(end, len(dst)+p.opts.EndgameDepth-len(st.reqs))
+		for k, i := range allowed {
+			if op := p.byIndex[i]; op != nil && op.openAt >= 0 && !slices.Contains(allowed[:k], i) {
+				dst = p.share(dst, end, peer, st, has, p.open[op.openAt:op.openAt+1])
+			}
+		}
+	}
+	return dst
+}
+
+func hasPiece(has *bitfield.Set, i bt.PieceIndex) bool { return has == nil || has.Has(int(i)) }
+
+// mayOpen reports whether another piece may be opened, for a peer that could help with no open one or not.
+func (p *Picker) mayOpen(idle bool) bool {
+	limit := p.opts.MaxOpen
+	if idle {
+		limit *= 2
+	}
+	return p.cands > 0 && len(p.open) < limit
+}
+
+// take appends unasked blocks of op until dst is end long.
+func (p *Picker) take(dst []bt.Block, end int, op *openPiece, peer PeerKey, st *peerState) []bt.Block {
+	for n := op.next; len(dst) < end && op.unasked > 0; n++ {
+		bl := &op.blocks[n]
+		op.next = n + 1
+		if bl.received || bl.n > 0 {
+			continue
+		}
+		bl.who[0], bl.n = peer, 1
+		p.asked(op)
+		st.reqs = append(st.reqs, ref(op.index, n))
+		dst = append(dst, p.geom.Block(op.index, n))
+		op.owner, st.current = peer, op.index
+	}
+	return dst
+}
+
+// bestFree returns the open piece with unasked blocks that this peer should help with: its own first, then
+// the one nearest to completion. When there are very many, and new pieces to open besides, it looks at some
+// of them only.
+func (p *Picker) bestFree(peer PeerKey, has *bitfield.Set) *openPiece {
+	n, from := len(p.free), 0
+	if n > freeBudget && p.mayOpen(false) {
+		from = p.rng.IntN(n)
+		n = freeBudget
+	}
+	var best *openPiece
+	bestOwn, bestMissing := false, 0
+	for k := range n {
+		at := from + k
+		if at >= len(p.free) {
+			at -= len(p.free)
+		}
+		op := p.free[at]
+		own := op.owner == peer && op.unasked < len(op.blocks)
+		if best != nil && (bestOwn && !own || bestOwn == own && bestMissing <= op.missing) {
+			continue
+		}
+		if hasPiece(has, op.index) {
+			best, bestOwn, bestMissing = op, own, op.missing
+		}
+	}
+	return best
+}
+
+// findNew returns a missing piece for a peer, the rarest it has or nearly so.
+func (p *Picker) findNew(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
+	p.ord.settle()
+	if p.pieces-p.missing < p.opts.RandomFirst {
+		for range randomTries {
+			if i := bt.PieceIndex(p.rng.IntN(p.pieces)); p.isMissing(i) && hasPiece(has, i) {
+				return i, true
+			}
+		}
+	}
+	if has == nil {
+		i, ok, _ := p.walk(0, nil)
+		return i, ok
+	}
+	for last := len(st.short) - 1; last >= 0; last-- {
+		i := st.short[last]
+		st.short = st.short[:last]
+		if p.isMissing(i) && has.Has(int(i)) {
+			return i, true
+		}
+	}
+	if st.dry {
+		if i, ok := p.findRevived(st, has); ok || st.dry {
+			return i, ok
+		}
+	}
+	lowest := firstCounted
+	if st.seed {
+		lowest = 0
+	}
+	i, ok, all := p.walk(lowest, has)
+	if !ok && !all {
+		i, ok = p.scan(st, has)
+	}
+	if !ok {
+		st.dry, st.drySeen = true, p.revivals
+	}
+	return i, ok
+}
+
+// walk looks for the rarest missing piece in has, nil meaning any, from the given class on. It starts
+// somewhere in each class, so that ties are broken at random, and not at the end where the last change
+// happened, which all peers of a swarm see alike. It stops after walkBudget pieces; all reports whether it
+// saw every one.
+func (p *Picker) walk(class int, has *bitfield.Set) (i bt.PieceIndex, ok, all bool) {
+	budget := uint32(walkBudget)
+	for ; class+1 < len(p.ord.starts); class += candidateStep {
+		from, to := p.ord.bounds(class)
+		if from == to {
+			continue
+		}
+		size := to - from
+		at := from + p.rng.Uint32N(size)
+		for range min(size, budget) {
+			if i := bt.PieceIndex(p.ord.at[at]); hasPiece(has, i) {
+				return i, true, false
+			}
+			if at++; at == to {
+				at = from
+			}
+		}
+		if size > budget {
+			return 0, false, false
+		}
+		budget -= size
+	}
+	return 0, false, true
+}
+
+// scan searches the peer's own set for missing pieces, remembers the rarest of those it meets in st.short,
+// and returns the rarest. It begins anywhere and stops when it met enough of them.
+func (p *Picker) scan(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
+	words := p.words(has)
+	if words == 0 {
+		return 0, false
+	}
+	top := p.top[:0]
+	met := 0
+	from := p.rng.IntN(words)
+	for k := 0; k < words && met < scanMembers; k++ {
+		at := from + k
+		if at >= words {
+			at -= words
+		}
+		for w := word(p.wire, at) & p.cand[at]; w != 0; {
+			z := firstBit(w)
+			w &^= 1 << 63 >> z
+			met++
+			i := uint32(at*64 + z)
+			class := uint64(p.ord.class[i])
+			if len(top) == shortlistLen && class > top[0].key>>32 {
+				continue
+			}
+			top = push(top, ranked{key: class<<32 | uint64(p.rng.Uint32()), index: bt.PieceIndex(i)})
+		}
+	}
+	p.top = top
+	if len(top) == 0 {
+		return 0, false
+	}
+	slices.SortFunc(top, func(a, b ranked) int { return cmp.Compare(b.key, a.key) })
+	st.short = slices.Grow(st.short[:0], shortlistLen)
+	for _, r := range top[:len(top)-1] {
+		st.short = append(st.short, r.index)
+	}
+	return top[len(top)-1].index, true
+}
+
+// push puts r into a heap of at most shortlistLen entries with the highest key on top, which gives way.
+func push(heap []ranked, r ranked) []ranked {
+	if len(heap) < shortlistLen {
+		heap = append(heap, r)
+		for c := len(heap) - 1; c > 0 && heap[(c-1)/2].key < heap[c].key; c = (c - 1) / 2 {
+			heap[(c-1)/2], heap[c] = heap[c], heap[(c-1)/2]
+		}
+		return heap
+	}
+	if r.key >= heap[0].key {
+		return heap
+	}
+	heap[0] = r
+	for c := 0; ; {
+		big := 2*c + 1
+		if big >= len(heap) {
+			return heap
+		}
+		if big+1 < len(heap) && heap[big+1].key > heap[big].key {
+			big++
+		}
+		if heap[c].key >= heap[big].key {
+			return heap
+		}
+		heap[c], heap[big] = heap[big], heap[c]
+		c = big
+	}
+}
+
+// findRevived looks for a piece for a peer that had none, among those that became missing since. If there
+// were too many of them to tell, the peer is no longer dry.
+func (p *Picker) findRevived(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
+	if p.revivals-st.drySeen > uint64(len(p.revived)) {
+		st.dry = false
+		return 0, false
+	}
+	best, found := bt.PieceIndex(0), false
+	for s := st.drySeen; s < p.revivals; s++ {
+		i := p.revived[s%uint64(len(p.revived))]
+		if p.isMissing(i) && has.Has(int(i)) && (!found || p.ord.class[i] < p.ord.class[best]) {
+			best, found = i, true
+		}
+	}
+	if !found {
+		st.drySeen = p.revivals
+	}
+	return best, found
+}
+
+// endgame reports whether every block that some peer has was asked for. Pieces that nobody has do not count:
+// they would keep a swarm without seeds from ever finishing what it can.
+func (p *Picker) endgame() bool {
+	reachable := p.cands
+	if reachable > 0 && p.seeds == 0 {
+		p.ord.settle()
+		from, to := p.ord.bounds(0)
+		reachable -= int(to - from)
+	}
+	if reachable > 0 {
+		return false
+	}
+	for _, op := range p.free {
+		if p.Availability(op.index) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// share appends blocks of the given open pieces that others were asked for, until dst is end long. Blocks
+// that one peer owes come before those that two do; within a piece the last ones first, which are likely to
+// be the last to arrive.
+func (p *Picker) share(dst []bt.Block, end int, peer PeerKey, st *peerState, has *bitfield.Set, from []*openPiece) []bt.Block {
+	if len(dst) >= end || len(from) == 0 {
+		return dst
+	}
+	first := p.rng.IntN(len(from))
+	for owed := uint8(1); owed < maxRequesters; owed++ {
+		for k := range from {
+			op := from[(first+k)%len(from)]
+			if !hasPiece(has, op.index) {
+				continue
+			}
+			for n := len(op.blocks) - 1; n >= 0; n-- {
+				bl := &op.blocks[n]
+				if bl.received || bl.n != owed || bl.owedBy(peer) >= 0 {
+					continue
+				}
+				bl.who[bl.n] = peer
+				bl.n++
+				st.reqs = append(st.reqs, ref(op.index, n))
+				dst = append(dst, p.geom.Block(op.index, n))
+				if len(dst) >= end {
+					return dst
+				}
+			}
+		}
+	}
+	return dst
+}
