@@ -206,6 +206,9 @@ func (m *Machine) PeerID() bt.PeerID { return m.peerID }
 // Reserved returns the reserved bits of the peer's hello.
 func (m *Machine) Reserved() wire.Reserved { return m.reserved }
 
+// Opened reports whether the session has been open, though it may have ended since.
+func (m *Machine) Opened() bool { return m.openTold }
+
 // InfoHash returns the torrent of the session; a responder knows it from EventHello on.
 func (m *Machine) InfoHash() bt.InfoHash { return m.cfg.Local.InfoHash }
 

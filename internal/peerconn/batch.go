@@ -1,0 +1,83 @@
+package peerconn
+
+import (
+	"sync"
+
+	"github.com/parley-bt/parley/bitfield"
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/ltep"
+)
+
+// Event is one message of a peer in a form that may be kept: nothing in it aliases the connection's buffers.
+type Event struct {
+	Kind     wire.Kind
+	Block    bt.Block         // Piece, Reject; Have, Suggest and AllowedFast use Index alone
+	Data     *blockbuf.Buf    // Piece: the block, owned by whoever takes the event
+	Has      *bitfield.Set    // Bitfield: a copy
+	Exchange *ltep.Exchange   // Exchange
+	Types    map[string]uint8 // Exchange: the peer's table after it
+	Metadata *ltep.Metadata   // Metadata
+}
+
+// Batch is the messages of one read, in order. It has one owner, who gives it back with Release when the events have been handled.
+type Batch struct{ Events []Event }
+
+var batches = sync.Pool{New: func() any { return new(Batch) }}
+
+func newBatch() *Batch { return batches.Get().(*Batch) }
+
+// Release gives the batch back. Data that nobody took must have been released before.
+func (b *Batch) Release() {
+	clear(b.Events)
+	b.Events = b.Events[:0]
+	batches.Put(b)
+}
+
+// Discard gives the batch back with everything in it, unhandled.
+func (b *Batch) Discard() {
+	for i := range b.Events {
+		if d := b.Events[i].Data; d != nil {
+			d.Release()
+		}
+	}
+	b.Release()
+}
+
+// add copies a message. The connection is locked.
+func (b *Batch) add(m *peer.Machine, msg wire.Message) {
+	e := Event{Kind: msg.Kind()}
+	switch t := msg.(type) {
+	case *wire.Piece:
+		e.Block = t.Block()
+		if len(t.Data) > bt.BlockBytes {
+			return // nothing larger was ever asked for: the machine's limit is the largest block requested
+		}
+		e.Data = blockbuf.Get()
+		e.Data.SetLen(copy(e.Data.Bytes(), t.Data))
+	case *wire.Have:
+		e.Block.Index = t.Index
+	case *wire.Suggest:
+		e.Block.Index = t.Index
+	case *wire.AllowedFast:
+		e.Block.Index = t.Index
+	case *wire.Reject:
+		e.Block = t.Block
+	case *wire.Bitfield:
+		if set, all := m.Has(); all {
+			e.Kind = wire.KindHaveAll
+		} else if set != nil {
+			e.Has = set.Clone()
+		}
+	case *ltep.Exchange:
+		x := *t
+		e.Exchange, e.Types = &x, m.TheyUse().Snapshot()
+	case *ltep.Metadata:
+		x := *t
+		x.Data = append([]byte(nil), t.Data...)
+		e.Metadata = &x
+	}
+	b.Events = append(b.Events, e)
+}

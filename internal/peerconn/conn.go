@@ -1,0 +1,553 @@
+// Package peerconn runs one peer.Machine over one net.Conn: a read loop, a writer only while there is output, and shared timers. It contains no
+// protocol rules; what the machine says is done, what it yields is handed to the session.
+//
+// An idle connection costs one blocked goroutine and no buffer: a read buffer is borrowed when the socket has become readable, a write buffer while there
+// is something to write (docs/adr/0002). Lock order: Conn.mu, then whatever Session.App takes, then Timers.mu; Conn.mu is never held across I/O or a channel
+// operation.
+package peerconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/classic"
+	"github.com/parley-bt/parley/wire/ltep"
+)
+
+// closeGrace is how long a connection that is closed in good order may take to write what is queued and to see the peer's end.
+const closeGrace = time.Second
+
+// writeStall is how long a single write may make no progress before the connection is given up.
+const writeStall = 240 * time.Second
+
+// appShare is how many bytes of application messages go out before pieces get their turn, and the other way round (EMP/1 section 7.4).
+const appShare = 64 << 10
+
+// A Session is what a connection belongs to: one torrent's view of one peer. Its methods are called from the connection's goroutines.
+type Session interface {
+	// Open is called once, on the read loop, when both hellos are complete, before any Deliver.
+	Open(c *Conn)
+	// App is called for each application message, in order, with the connection locked: it must copy payload, must not block and must not
+	// call the connection.
+	App(id uint8, payload []byte)
+	// AppsDone is called on the read loop after the last App of one read. While it blocks the connection is not read.
+	AppsDone()
+	// Deliver hands over the other messages of one read, in order, with their buffers. It may block.
+	Deliver(c *Conn, b *Batch)
+	// ReadBlock reads a block to upload into dst, which is as long as the block. An error refuses the request.
+	ReadBlock(dst []byte, b bt.Block) error
+	// Uploaded tells of n bytes of piece data that were written.
+	Uploaded(n int)
+	// Metadata returns the info dictionary, nil if it is not known or not shared. It is not changed.
+	Metadata() []byte
+	// Closed is called once, last; err is why. No other method is called any more.
+	Closed(c *Conn, err error)
+}
+
+// A Host owns the incoming connections that have no session yet.
+type Host interface {
+	// Accept finds the session for a connection that asks for ih. An error closes the connection.
+	Accept(c *Conn, ih bt.InfoHash) (Session, peer.Local, error)
+	// Refused is called once, last, for a connection that ended before it had a session.
+	Refused(c *Conn, err error)
+}
+
+// Options says how to run a connection.
+type Options struct {
+	Host           Host            // of incoming connections
+	Timers         *Timers         // calls the machines when their time has come
+	Group          *sync.WaitGroup // every goroutine of the connections is counted here
+	SendQueueBytes int             // bound of the application messages that wait to be written to one peer
+	Now            func() time.Time
+}
+
+// Conn is one connection. Its methods are safe for concurrent use.
+type Conn struct {
+	nc     net.Conn
+	reader reader
+	o      *Options // shared by connections where possible; read only
+	addr   netip.AddrPort
+	write  func() // c.writeLoop, made once so that starting it allocates nothing
+
+	mu       sync.Mutex
+	m        peer.Machine
+	session  Session
+	writing  bool // a write loop runs
+	graceful bool // closing in good order
+	netErr   error
+	waiters  []*waiter
+	flushers []chan struct{}
+	timerAt  time.Time // when Timers will call; zero if it will not
+	timerPos int       // in the heap of Timers, guarded by Timers.mu
+	outBytes int64     // written to the socket
+}
+
+// waiter is a send that waits for room, in order.
+type waiter struct {
+	need  int
+	ready chan struct{}
+}
+
+// Start runs a connection until it ends. o is shared and must not change; s is the session of an outgoing connection, nil for an incoming one, which gets
+// its session from o.Host.
+func Start(nc net.Conn, o *Options, cfg peer.Config, s Session) *Conn {
+	c := &Conn{nc: nc, o: o, session: s, timerPos: -1}
+	c.addr = addrPort(nc.RemoteAddr())
+	c.write = c.writeLoop
+	c.reader.init(nc)
+	c.m.Init(o.Now(), cfg)
+	o.Group.Add(1)
+	c.mu.Lock()
+	c.kick()
+	c.schedule()
+	c.mu.Unlock()
+	go c.readLoop()
+	return c
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	switch t := a.(type) {
+	case *net.TCPAddr:
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	case interface{ AddrPort() netip.AddrPort }:
+		return t.AddrPort()
+	}
+	ap, _ := netip.ParseAddrPort(a.String())
+	return ap
+}
+
+// Addr returns the remote end of the connection.
+func (c *Conn) Addr() netip.AddrPort { return c.addr }
+
+// LocalAddr returns the local end of the connection.
+func (c *Conn) LocalAddr() netip.AddrPort { return addrPort(c.nc.LocalAddr()) }
+
+// Do calls f with the machine, locked. f must not block. What it queues is written afterwards.
+func (c *Conn) Do(f func(m *peer.Machine)) {
+	c.mu.Lock()
+	f(&c.m)
+	c.after()
+	c.mu.Unlock()
+}
+
+// Send queues one control message; see [peer.Machine.Send].
+func (c *Conn) Send(msg wire.Message) error {
+	c.mu.Lock()
+	err := c.m.Send(msg)
+	c.after()
+	c.mu.Unlock()
+	return err
+}
+
+// SendRequests queues requests for blocks, in one go.
+func (c *Conn) SendRequests(blocks []bt.Block) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range blocks {
+		if err := c.m.Send(wire.Request{Block: b}); err != nil {
+			return err
+		}
+	}
+	c.after()
+	return nil
+}
+
+// after does what every change of the machine demands. The lock is held.
+func (c *Conn) after() {
+	if c.m.Phase() == peer.PhaseClosed {
+		c.shut()
+		return
+	}
+	c.kick()
+	c.schedule()
+}
+
+// kick starts the writer if there is something to write and none runs. The lock is held.
+func (c *Conn) kick() {
+	if !c.writing && c.netErr == nil && c.m.HasOutput() {
+		c.writing = true
+		c.o.Group.Add(1)
+		go c.write()
+	}
+}
+
+// schedule sees to it that Timers calls at the machine's deadline or before. The lock is held.
+func (c *Conn) schedule() {
+	d := c.m.Deadline()
+	if !d.IsZero() && (c.timerAt.IsZero() || d.Before(c.timerAt)) {
+		c.timerAt = d
+		c.o.Timers.set(c, d)
+	}
+}
+
+// tick is called by Timers.
+func (c *Conn) tick(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timerAt = time.Time{}
+	if c.m.Phase() == peer.PhaseClosed {
+		return
+	}
+	c.m.Advance(now)
+	c.after()
+}
+
+// Close ends the connection; err is why, nil for our own wish. With a nil err, or one that blames nobody, what is queued is still written, and the peer's
+// end is awaited for a second: closing a socket with unread bytes would make the kernel throw away what the peer has not read yet.
+func (c *Conn) Close(err error) {
+	c.mu.Lock()
+	c.m.Close(err)
+	c.shut()
+	c.mu.Unlock()
+}
+
+// shut puts an end to the connection after the machine has closed. The lock is held; it is called any number of times.
+func (c *Conn) shut() {
+	if c.graceful || c.netErr != nil {
+		return
+	}
+	if peer.FaultOf(c.m.Err()) == peer.FaultNone && c.m.Opened() {
+		c.graceful = true
+		end := time.Now().Add(closeGrace) // the operating system's clock: deadlines are its business
+		if err := c.nc.SetDeadline(end); err != nil {
+			c.fail(err)
+			return
+		}
+		if !c.writing {
+			c.writing = true
+			c.o.Group.Add(1)
+			go c.write()
+		}
+		return
+	}
+	c.fail(net.ErrClosed)
+}
+
+// fail closes the socket at once. The lock is held.
+func (c *Conn) fail(err error) {
+	if c.netErr == nil {
+		c.netErr = err
+		c.nc.Close() // the read loop reports the end; the error of a second close says nothing
+		c.wake(true)
+	}
+}
+
+// SendApp queues one application message under an extended id of the peer. It waits while the queue is full; a message larger than the
+// whole queue goes in when the queue is empty. payload is copied. The errors are ctx's, those of [peer.Machine.SendExtended], and [net.ErrClosed] wrapped.
+func (c *Conn) SendApp(ctx context.Context, id uint8, payload []byte) error {
+	c.mu.Lock()
+	if len(c.waiters) == 0 && c.room(len(payload)) {
+		err := c.sendApp(id, payload)
+		c.mu.Unlock()
+		return err
+	}
+	w := &waiter{need: len(payload), ready: make(chan struct{})}
+	c.waiters = append(c.waiters, w)
+	c.mu.Unlock()
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		select {
+		case <-w.ready:
+			// Room came at the same moment. The message is not sent, so whoever is next may have it.
+		default:
+			for i, x := range c.waiters {
+				if x == w {
+					c.waiters = append(c.waiters[:i], c.waiters[i+1:]...)
+					break
+				}
+			}
+		}
+		c.wake(false)
+		return context.Cause(ctx)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.sendApp(id, payload)
+	c.wake(false)
+	return err
+}
+
+func (c *Conn) sendApp(id uint8, payload []byte) error {
+	if err := c.m.SendExtended(id, payload); err != nil {
+		if c.m.Phase() == peer.PhaseClosed {
+			return c.closedErr()
+		}
+		return err
+	}
+	c.kick()
+	return nil
+}
+
+// closedErr says why nothing can be sent any more. The lock is held.
+func (c *Conn) closedErr() error {
+	if err := c.m.Err(); err != nil {
+		return fmt.Errorf("peer %v: %w: %w", c.addr, net.ErrClosed, err)
+	}
+	return fmt.Errorf("peer %v: %w", c.addr, net.ErrClosed)
+}
+
+// room reports whether n more bytes of messages may be queued. The lock is held.
+func (c *Conn) room(n int) bool {
+	q := c.m.AppQueued()
+	return q == 0 || q+n <= c.o.SendQueueBytes || c.m.Phase() == peer.PhaseClosed
+}
+
+// wake lets waiting sends go on as far as there is room, in order; all of them if the connection has ended. The lock is held.
+func (c *Conn) wake(all bool) {
+	n := 0
+	for taken := c.m.AppQueued(); n < len(c.waiters); n++ {
+		w := c.waiters[n]
+		if !all && c.m.Phase() != peer.PhaseClosed && taken > 0 && taken+w.need > c.o.SendQueueBytes {
+			break
+		}
+		taken += w.need + 1 // room promised to this one is not promised to the next
+		close(w.ready)
+	}
+	if n > 0 {
+		c.waiters = append(c.waiters[:0], c.waiters[n:]...)
+	}
+	if all || !c.writing && !c.m.HasOutput() {
+		for _, f := range c.flushers {
+			close(f)
+		}
+		c.flushers = nil
+	}
+}
+
+// Flush waits until everything queued before has been written to the socket and, where the system can tell, acknowledged by the peer's system.
+func (c *Conn) Flush(ctx context.Context) error {
+	c.mu.Lock()
+	if c.writing || c.m.AppQueued() > 0 {
+		f := make(chan struct{})
+		c.flushers = append(c.flushers, f)
+		c.mu.Unlock()
+		select {
+		case <-f:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		c.mu.Lock()
+	}
+	defer c.mu.Unlock()
+	if c.netErr != nil {
+		return c.closedErr()
+	}
+	return nil
+}
+
+// Unacknowledged returns how many written bytes the peer's system has not acknowledged yet, and whether this system can tell.
+func (c *Conn) Unacknowledged() (int, bool) { return unacknowledged(c.nc) }
+
+// writeLoop writes until there is nothing left.
+func (c *Conn) writeLoop() {
+	defer c.o.Group.Done()
+	large := blockbuf.GetLarge()
+	defer large.Release()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		out := c.gather(large.Bytes()[:0])
+		if len(out) == 0 {
+			break
+		}
+		c.wake(false)
+		graceful := c.graceful
+		c.mu.Unlock()
+		var err error
+		if !graceful { // there the deadline of the close holds
+			err = c.nc.SetWriteDeadline(time.Now().Add(writeStall))
+		}
+		if err == nil {
+			_, err = c.nc.Write(out)
+		}
+		c.mu.Lock()
+		if err != nil {
+			c.writing = false
+			c.m.Close(fmt.Errorf("write: %w", err))
+			c.fail(err)
+			return
+		}
+		c.outBytes += int64(len(out))
+	}
+	c.writing = false
+	c.schedule()
+	c.wake(false)
+	if c.graceful {
+		if cw, ok := c.nc.(interface{ CloseWrite() error }); !ok || cw.CloseWrite() != nil {
+			c.fail(net.ErrClosed)
+		}
+	}
+}
+
+// gather collects what to write next behind buf: control first, then messages and pieces in turn, as far as the buffer reaches. The lock is held, and
+// released while a block is read.
+func (c *Conn) gather(buf []byte) []byte {
+	now := c.o.Now()
+	out := c.m.AppendOutput(now, buf, appShare)
+	shared := len(out)
+	for {
+		u, ok := c.m.NextUpload()
+		if !ok {
+			break
+		}
+		if u.IsMetadata {
+			c.uploadMetadata(u)
+			out = c.m.AppendOutput(now, out, 0)
+		} else {
+			out = c.uploadBlock(now, out, u)
+		}
+		if len(out)-shared > appShare {
+			out = c.m.AppendOutput(now, out, appShare)
+			shared = len(out)
+		}
+		if cap(out)-len(out) < classic.PieceHeadBytes+bt.BlockBytes {
+			break
+		}
+	}
+	return out
+}
+
+// uploadBlock appends a piece frame for u to out. The lock is held, and released while the block is read.
+func (c *Conn) uploadBlock(now time.Time, out []byte, u peer.Upload) []byte {
+	n := len(out)
+	need := classic.PieceHeadBytes + int(u.Block.Length)
+	if cap(out)-n < need { // only for blocks that are larger than anybody's
+		out = append(make([]byte, 0, n+need), out...)
+	}
+	frame := out[n : n+need]
+	c.mu.Unlock()
+	err := c.session.ReadBlock(frame[classic.PieceHeadBytes:], u.Block)
+	c.mu.Lock()
+	switch {
+	case err != nil:
+		if c.m.Refuse(u) != nil {
+			c.shut()
+		}
+	case c.m.FinishPiece(now, u.Block, frame):
+		out = out[:n+need]
+		c.session.Uploaded(int(u.Block.Length))
+	}
+	return c.m.AppendOutput(now, out, 0)
+}
+
+func (c *Conn) uploadMetadata(u peer.Upload) {
+	info := c.session.Metadata()
+	from := int(u.Metadata) * ltep.MetadataPieceBytes
+	if from >= len(info) {
+		if c.m.Refuse(u) != nil {
+			c.shut()
+		}
+		return
+	}
+	err := c.m.SendMetadata(ltep.Metadata{Type: ltep.MetadataData, Piece: u.Metadata, TotalSize: int64(len(info)),
+		Data: info[from:min(from+ltep.MetadataPieceBytes, len(info))]})
+	if err != nil && !errors.Is(err, peer.ErrUnsupported) {
+		c.shut()
+	}
+}
+
+// readLoop reads until the connection ends, and reports the end.
+func (c *Conn) readLoop() {
+	defer c.o.Group.Done()
+	var end error
+	for {
+		buf, n, err := c.reader.read()
+		if n > 0 {
+			c.handle(buf, n)
+		} else if buf != nil {
+			buf.Release()
+		}
+		if err != nil {
+			end = err
+			break
+		}
+	}
+	c.finish(end)
+}
+
+// handle feeds what was read to the machine, and the machine's events to the session.
+func (c *Conn) handle(buf *blockbuf.Large, n int) {
+	var batch *Batch
+	apps := false
+	c.mu.Lock()
+	c.m.Feed(c.o.Now(), buf.Bytes()[:n])
+	for {
+		ev, ok := c.m.Next()
+		if !ok {
+			break
+		}
+		switch ev.Kind {
+		case peer.EventHello:
+			ih := c.m.InfoHash()
+			c.mu.Unlock()
+			s, local, err := c.o.Host.Accept(c, ih)
+			c.mu.Lock()
+			if err != nil {
+				c.m.Close(err)
+				break
+			}
+			c.session = s
+			c.m.Accept(local)
+		case peer.EventOpen:
+			c.mu.Unlock()
+			c.session.Open(c)
+			c.mu.Lock()
+		case peer.EventMessage:
+			if x, ok := ev.Msg.(*wire.Extended); ok {
+				c.session.App(x.ID, x.Payload)
+				apps = true
+				break
+			}
+			if batch == nil {
+				batch = newBatch()
+			}
+			batch.add(&c.m, ev.Msg)
+		}
+	}
+	c.after()
+	c.mu.Unlock()
+	buf.Release() // before anything blocks
+	if batch != nil {
+		c.session.Deliver(c, batch)
+	}
+	if apps {
+		c.session.AppsDone()
+	}
+}
+
+// finish reports the end of the connection.
+func (c *Conn) finish(end error) {
+	c.mu.Lock()
+	switch {
+	case c.m.Phase() == peer.PhaseClosed:
+	case errors.Is(end, io.EOF) && c.m.Phase() == peer.PhaseOpen:
+		c.m.Close(nil)
+	case errors.Is(end, io.EOF):
+		c.m.Close(fmt.Errorf("closed by the peer during the hello: %w", io.ErrUnexpectedEOF))
+	default:
+		c.m.Close(fmt.Errorf("read: %w", end))
+	}
+	c.fail(end)
+	err, s := c.m.Err(), c.session
+	c.o.Timers.drop(c)
+	c.mu.Unlock()
+	if s != nil {
+		s.Closed(c, err)
+	} else if c.o.Host != nil {
+		c.o.Host.Refused(c, err)
+	}
+}
