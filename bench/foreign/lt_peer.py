@@ -1,0 +1,92 @@
+#!/usr/bin/python3
+"""A libtorrent peer that is driven over its standard streams.
+
+    lt_peer.py seed|leech TORRENT DIR [--set name=value ...]
+
+It prints "READY HOST:PORT" when it listens (a seeder: when it has verified its data). A leecher then waits for a line
+"go HOST:PORT", adds the torrent with that peer, and prints "DONE SECONDS" when everything is verified. A line "gc" returns free
+memory to the system and is answered with "GC". It ends when its standard input does. "ERR text" reports an error.
+"""
+import argparse
+import ctypes
+import os
+import resource
+import sys
+import threading
+import time
+
+import libtorrent as lt
+
+ap = argparse.ArgumentParser()
+ap.add_argument('mode', choices=['seed', 'leech'])
+ap.add_argument('torrent')
+ap.add_argument('dir')
+ap.add_argument('--set', action='append', default=[])
+a = ap.parse_args()
+
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+settings = {
+    'listen_interfaces': '127.0.0.1:0',
+    'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False, 'enable_natpmp': False,
+    'enable_incoming_utp': False, 'enable_outgoing_utp': False, 'enable_incoming_tcp': True,
+    'allow_multiple_connections_per_ip': True,
+    'in_enc_policy': int(lt.enc_policy.disabled), 'out_enc_policy': int(lt.enc_policy.disabled),
+    'alert_mask': lt.alert.category_t.status_notification | lt.alert.category_t.error_notification,
+}
+for kv in a.set:
+    k, v = kv.split('=', 1)
+    settings[k] = (v == 'true') if v in ('true', 'false') else int(v) if v.lstrip('-').isdigit() else v
+session = lt.session(settings)
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def add():
+    params = lt.add_torrent_params()
+    params.ti = lt.torrent_info(a.torrent)
+    params.save_path = a.dir
+    params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+    params.max_connections = 20000
+    return session.add_torrent(params)
+
+
+def until(kind):
+    """Handles alerts until one of the given kind comes."""
+    while True:
+        session.wait_for_alert(1000)
+        for alert in session.pop_alerts():
+            if isinstance(alert, kind):
+                return
+            if isinstance(alert, (lt.torrent_error_alert, lt.file_error_alert, lt.listen_failed_alert)):
+                say('ERR', alert.message())
+
+
+def leech(peer):
+    host, port = peer.rsplit(':', 1)
+    start = time.monotonic()
+    add().connect_peer((host, int(port)))
+    until(lt.torrent_finished_alert)
+    say('DONE %.3f' % (time.monotonic() - start))
+
+
+if a.mode == 'seed':
+    handle = add()
+    while not handle.status().is_seeding:
+        time.sleep(0.02)
+else:
+    while session.listen_port() == 0:
+        time.sleep(0.02)
+say('READY 127.0.0.1:%d' % session.listen_port())
+
+for line in sys.stdin:
+    word = line.split()
+    if word and word[0] == 'go':
+        threading.Thread(target=leech, args=(word[1],), daemon=True).start()
+    elif word and word[0] == 'gc':
+        ctypes.CDLL(None).malloc_trim(0)
+        say('GC')
+os._exit(0)

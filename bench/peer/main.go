@@ -1,0 +1,321 @@
+// Command peer is the side of the benchmarks that is ours: a small program on the public API, driven over its standard streams like
+// the peers of other clients beside it.
+//
+//	peer seed  -torrent FILE -dir DIR            seeds DIR/NAME
+//	peer leech -torrent FILE -dir DIR            downloads into DIR
+//	peer recv  -torrent FILE -n N -size BYTES    receives N messages
+//	peer send  -torrent FILE -n N -size BYTES    sends N messages, one Send call each
+//
+// It prints "READY HOST:PORT" when it listens (a seeder: when its data is verified). leech and send then wait for a line "go HOST:PORT" and
+// dial that peer. leech prints "DONE SECONDS" when every piece is in place; recv prints "RECV SECONDS CPU_SECONDS", from its first message to
+// its last, and send "SEND SECONDS CPU_SECONDS", from its first message to the acknowledgement that the receiver sends behind the last. A
+// line "gc" collects garbage, returns free memory to the system and is answered with "GC". The program ends when standard input does. "ERR text"
+// reports what went wrong.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"runtime/pprof"
+	"strings"
+	"time"
+
+	"github.com/parley-bt/parley"
+	"github.com/parley-bt/parley/bench/internal/usage"
+	"github.com/parley-bt/parley/metainfo"
+)
+
+// messageType is the name under which libtorrent's side of the message benchmark registers too.
+const messageType = "bench_msg"
+
+func main() {
+	if err := run(os.Args[1:], os.Stdin); err != nil {
+		fmt.Println("ERR", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	mode    string
+	torrent string
+	dir     string
+	n       int64
+	size    int
+	profile string
+}
+
+type peer struct {
+	options
+	client *parley.Client
+	mi     *metainfo.MetaInfo
+}
+
+func run(args []string, in io.Reader) (err error) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	modes := map[string]func(*peer, context.Context, <-chan netip.AddrPort) error{
+		"seed": (*peer).seed, "leech": (*peer).leech, "recv": (*peer).receive, "send": (*peer).send}
+	if len(args) == 0 || modes[args[0]] == nil {
+		return errors.New("want seed, leech, recv or send as the first argument")
+	}
+	p := &peer{options: options{mode: args[0]}}
+	fs := flag.NewFlagSet(p.mode, flag.ContinueOnError)
+	fs.StringVar(&p.torrent, "torrent", "", "the .torrent `FILE`")
+	fs.StringVar(&p.dir, "dir", "", "where the content lies, or goes")
+	fs.Int64Var(&p.n, "n", 0, "messages")
+	fs.IntVar(&p.size, "size", 64, "bytes of a message")
+	fs.StringVar(&p.profile, "cpuprofile", "", "write a CPU profile of the measured part to `FILE`")
+	listen := fs.String("listen", "127.0.0.1:0", "`ADDR` to listen on")
+	maxPeers := fs.Int("max-peers", 20000, "connected peers at most")
+	if err := fs.Parse(args[1:]); err != nil {
+		return err
+	}
+	if p.mi, err = parley.LoadTorrent(p.torrent); err != nil {
+		return err
+	}
+	if p.client, err = parley.NewClient(parley.Config{ListenAddr: *listen, MaxPeers: *maxPeers}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.client.Close()) }()
+
+	dial := make(chan netip.AddrPort, 1)
+	go func() { cancel(commands(in, dial)) }() // ends with standard input, or with the process
+	err = modes[p.mode](p, ctx, dial)
+	if err == nil {
+		<-ctx.Done()
+	}
+	if cause := context.Cause(ctx); cause == io.EOF { // told to end, perhaps in the middle
+		return nil
+	} else if cause != nil {
+		return cause
+	}
+	return err
+}
+
+// commands reads standard input until it ends.
+func commands(in io.Reader, dial chan<- netip.AddrPort) error {
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		word := strings.Fields(lines.Text())
+		switch {
+		case len(word) == 2 && word[0] == "go":
+			addr, err := netip.ParseAddrPort(word[1])
+			if err != nil {
+				return fmt.Errorf("go: %w", err)
+			}
+			dial <- addr
+		case len(word) == 1 && word[0] == "gc":
+			debug.FreeOSMemory() // pools let go of their memory in the second collection
+			debug.FreeOSMemory()
+			fmt.Println("GC")
+		default:
+			return fmt.Errorf("unknown command %q", lines.Text())
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	return io.EOF
+}
+
+func (p *peer) ready() { fmt.Println("READY", p.client.Addr()) }
+
+// startProfile begins the CPU profile, if one is wanted; the result ends it.
+func (p *peer) startProfile() (stop func() error, err error) {
+	if p.profile == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(p.profile)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
+}
+
+func (p *peer) seed(ctx context.Context, _ <-chan netip.AddrPort) error {
+	t, err := p.client.SeedTorrent(ctx, p.mi, filepath.Join(p.dir, p.mi.Info.Name), parley.TorrentOptions{})
+	if err != nil {
+		return err
+	}
+	if err := t.WaitComplete(ctx); err != nil {
+		return err
+	}
+	stop, err := p.startProfile()
+	if err != nil {
+		return err
+	}
+	p.ready()
+	<-ctx.Done()
+	return stop()
+}
+
+func (p *peer) leech(ctx context.Context, dial <-chan netip.AddrPort) error {
+	p.ready()
+	addr, err := receive(ctx, dial)
+	if err != nil {
+		return err
+	}
+	stop, err := p.startProfile()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	t, err := p.client.AddTorrent(p.mi, parley.TorrentOptions{Dir: p.dir, Peers: []netip.AddrPort{addr}})
+	if err != nil {
+		return err
+	}
+	if err := t.WaitComplete(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("DONE %.3f\n", time.Since(start).Seconds())
+	return stop()
+}
+
+// meter measures one side of the messages.
+type meter struct {
+	start time.Time
+	cpu   time.Duration
+}
+
+func startMeter() meter { return meter{time.Now(), usage.CPU()} }
+
+func (m meter) report(word string) {
+	fmt.Printf("%s %.6f %.6f\n", word, time.Since(m.start).Seconds(), (usage.CPU() - m.cpu).Seconds())
+}
+
+func (p *peer) receive(ctx context.Context, _ <-chan netip.AddrPort) error {
+	t, err := p.client.AddTorrent(p.mi, parley.TorrentOptions{Dir: p.dir, NoDownload: true})
+	if err != nil {
+		return err
+	}
+	result := make(chan error, 1)
+	var got int64
+	var m meter
+	var stop func() error
+	_, err = t.Register(parley.MessageType{Name: messageType, Handler: func(ctx context.Context, msg *parley.Message) (err error) {
+		if len(msg.Payload) != p.size {
+			err := fmt.Errorf("message %d: %d bytes, want %d", got, len(msg.Payload), p.size)
+			result <- err
+			return err
+		}
+		if got++; got == 1 {
+			if stop, err = p.startProfile(); err != nil {
+				result <- err
+				return err
+			}
+			m = startMeter()
+		}
+		if got == p.n {
+			m.report("RECV")
+			err := msg.Peer.Send(ctx, messageType, binary.BigEndian.AppendUint64(nil, uint64(got)))
+			result <- errors.Join(err, stop())
+			return err
+		}
+		return nil
+	}})
+	if err != nil {
+		return err
+	}
+	p.ready()
+	if err, waitErr := receive(ctx, result); err != nil || waitErr != nil {
+		return errors.Join(err, waitErr)
+	}
+	return nil
+}
+
+func (p *peer) send(ctx context.Context, dial <-chan netip.AddrPort) error {
+	t, err := p.client.AddTorrent(p.mi, parley.TorrentOptions{Dir: p.dir, NoDownload: true})
+	if err != nil {
+		return err
+	}
+	acks := make(chan uint64, 1)
+	ty, err := t.Register(parley.MessageType{Name: messageType, Handler: func(_ context.Context, msg *parley.Message) error {
+		if len(msg.Payload) != 8 {
+			return fmt.Errorf("acknowledgement of %d bytes", len(msg.Payload))
+		}
+		acks <- binary.BigEndian.Uint64(msg.Payload)
+		return nil
+	}})
+	if err != nil {
+		return err
+	}
+	p.ready()
+	addr, err := receive(ctx, dial)
+	if err != nil {
+		return err
+	}
+	to, err := sharing(ctx, t, addr)
+	if err != nil {
+		return err
+	}
+	stop, err := p.startProfile()
+	if err != nil {
+		return err
+	}
+	payload := make([]byte, p.size)
+	m := startMeter()
+	for i := range p.n {
+		if err := ty.Send(ctx, to, payload); err != nil {
+			return fmt.Errorf("message %d: %w", i, err)
+		}
+	}
+	n, err := receive(ctx, acks)
+	if err != nil {
+		return err
+	}
+	if n != uint64(p.n) {
+		return fmt.Errorf("%d messages acknowledged, want %d", n, p.n)
+	}
+	m.report("SEND")
+	return stop()
+}
+
+// sharing dials addr and waits for the peer there to announce the message type.
+func sharing(ctx context.Context, t *parley.Torrent, addr netip.AddrPort) (parley.Peer, error) {
+	t.AddPeers(addr)
+	for e := range t.Events(ctx) {
+		switch e.Kind {
+		case parley.EventPeerConnected, parley.EventPeerTypes:
+			if e.Peer.Shares(messageType) {
+				return e.Peer, nil
+			}
+		case parley.EventDialFailed, parley.EventError:
+			return parley.Peer{}, fmt.Errorf("%v %s: %w", e.Kind, addr, e.Err)
+		}
+	}
+	return parley.Peer{}, fmt.Errorf("no peer with type %s: %w", messageType, orClosed(context.Cause(ctx)))
+}
+
+// orClosed returns err, or that the torrent was closed, which ends its events too.
+func orClosed(err error) error {
+	if err != nil {
+		return err
+	}
+	return parley.ErrClosed
+}
+
+// receive takes one value from ch, unless ctx ends first.
+func receive[T any](ctx context.Context, ch <-chan T) (T, error) {
+	select {
+	case v := <-ch:
+		return v, nil
+	case <-ctx.Done():
+		var zero T
+		return zero, context.Cause(ctx)
+	}
+}

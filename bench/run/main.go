@@ -1,0 +1,275 @@
+// Command run measures this project beside other BitTorrent software: the same work, on the same machine, in the same run, turn and
+// turn about. It prints a table per benchmark with ratios and whether the project's bar is met, and writes every single
+// measurement to results/. With -write it also renders the tables of docs/benchmarks.md.
+//
+//	go run ./run                                    everything, 5 runs each
+//	go run ./run -what msgs -runs 3
+//	go run ./run -what bulk -mib 256 -pieces 256K,1M,4M -profile /tmp/prof
+//
+// It needs Linux (it reads /proc), python3-libtorrent and aria2 for their sides, and g++ with libtorrent-rasterbar-dev for libtorrent's side
+// of the messages; what is missing is named and left out. All sockets are on loopback. Data goes to a folder of its own under
+// PARLEY_BENCH_DIR, by default in memory-backed /dev/shm, and is removed at the end.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+// bench is what the benchmarks share.
+type bench struct {
+	out     io.Writer
+	tmp     string // programs, data and torrents of this run
+	src     string // the folder bench/ itself
+	runs    int
+	profile string // folder for CPU profiles of our side, or empty
+	impls   []impl
+	ltmsg   bool // whether the message program of libtorrent was built
+
+	totalMiB  int64
+	pieces    []int64
+	msgScale  float64
+	idlePeers int
+	hellos    int
+
+	results Results
+}
+
+// impl is one implementation under test.
+type impl string
+
+// The implementations.
+const (
+	implParley     impl = "parley"
+	implLibtorrent impl = "libtorrent"
+	implAria2      impl = "aria2"
+)
+
+// runnable is one benchmark: its table and how one implementation is measured once in one case.
+type runnable struct {
+	table
+	impls   []impl
+	measure func(ctx context.Context, im impl, c string) (map[string]float64, error)
+}
+
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	b := &bench{out: out}
+	fs := flag.NewFlagSet("run", flag.ContinueOnError)
+	what := fs.String("what", "bulk,msgs,idle,hs", "benchmarks to run: bulk, msgs, idle, hs")
+	only := fs.String("impl", "parley,libtorrent,aria2", "implementations to run")
+	fs.IntVar(&b.runs, "runs", 5, "measurements per implementation and case")
+	fs.Int64Var(&b.totalMiB, "mib", 1024, "bulk: size of the file in `MiB`")
+	pieces := fs.String("pieces", "1M", "bulk: piece `sizes`, such as 256K,1M,4M")
+	fs.Float64Var(&b.msgScale, "msg-scale", 1, "msgs: `factor` on the number of messages")
+	fs.IntVar(&b.idlePeers, "idle-peers", 5000, "idle: connections")
+	fs.IntVar(&b.hellos, "hellos", 20000, "hs: handshakes per measurement")
+	fs.StringVar(&b.profile, "profile", "", "write CPU profiles of parley's processes into `DIR`")
+	write := fs.Bool("write", false, "render the tables into docs/benchmarks.md")
+	strict := fs.Bool("strict", false, "fail if a bar is not met")
+	keep := fs.Bool("keep", false, "keep the run's data")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 || b.runs < 1 || b.totalMiB < 1 || b.msgScale <= 0 || b.idlePeers < 1 || b.hellos < 1 {
+		return errors.New("numbers are at least 1, and there are no arguments but flags; see -h")
+	}
+	for s := range strings.SplitSeq(*pieces, ",") {
+		n, err := parseSize(s)
+		if err != nil {
+			return fmt.Errorf("-pieces: %w", err)
+		}
+		b.pieces = append(b.pieces, n)
+	}
+	if b.src, err = findSource(); err != nil {
+		return err
+	}
+	base := os.Getenv("PARLEY_BENCH_DIR")
+	if base == "" {
+		base = "/dev/shm/parley-bench"
+	}
+	if err := os.MkdirAll(base, 0o755); err != nil {
+		return err
+	}
+	if b.tmp, err = os.MkdirTemp(base, "run-"); err != nil {
+		return err
+	}
+	defer func() {
+		if *keep {
+			fmt.Fprintln(out, "kept", b.tmp)
+			return
+		}
+		err = errors.Join(err, os.RemoveAll(b.tmp))
+	}()
+	if b.profile != "" {
+		if b.profile, err = filepath.Abs(b.profile); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(b.profile, 0o755); err != nil {
+			return err
+		}
+	}
+
+	all := map[string]func() runnable{"bulk": b.bulk, "msgs": b.msgs, "idle": b.idle, "hs": b.hs}
+	var chosen []runnable
+	for name := range strings.SplitSeq(*what, ",") {
+		if all[name] == nil {
+			return fmt.Errorf("-what %q: want some of bulk, msgs, idle, hs", name)
+		}
+		chosen = append(chosen, all[name]())
+	}
+	if err := b.setUp(ctx, strings.Split(*only, ",")); err != nil {
+		return err
+	}
+	if b.results.Machine, err = machine(ctx, b.src, b.impls); err != nil {
+		return err
+	}
+	met := true
+	var tables []table
+	for _, r := range chosen {
+		tables = append(tables, r.table)
+		if err := b.runOne(ctx, r); err != nil {
+			return err
+		}
+		ok, err := r.print(out, b.results.of(r.Name))
+		if err != nil {
+			return err
+		}
+		met = met && ok
+	}
+	dir := filepath.Join(b.src, "results")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, time.Now().UTC().Format("20060102T150405Z")+".json")
+	if err := b.results.save(path); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "every measurement:", filepath.Join("bench", "results", filepath.Base(path)))
+	if *write {
+		if err := publish(filepath.Join(b.src, "published.json"), filepath.Join(b.src, "..", "docs", "benchmarks.md"), b.results, tables); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "rendered docs/benchmarks.md")
+	}
+	if *strict && !met {
+		return errors.New("a bar is not met")
+	}
+	return nil
+}
+
+// runOne measures every implementation in every case, turn and turn about, so that a slow spell of the machine hits all of them.
+func (b *bench) runOne(ctx context.Context, r runnable) error {
+	for _, c := range r.Cases {
+		for i := range b.runs {
+			order := slices.DeleteFunc(slices.Clone(r.impls), func(im impl) bool { return !slices.Contains(b.impls, im) })
+			if i%2 == 1 { // nobody always comes first
+				slices.Reverse(order)
+			}
+			for _, im := range order {
+				if r.Name == "msgs" && im == implLibtorrent && !b.ltmsg {
+					continue
+				}
+				v, err := r.measure(ctx, im, c)
+				if err != nil {
+					return fmt.Errorf("%s, %s, %s, run %d: %w", r.Name, c, im, i+1, err)
+				}
+				b.results.Samples = append(b.results.Samples, Sample{Bench: r.Name, Case: c, Impl: string(im), Run: i + 1, Values: v})
+				fmt.Fprintf(b.out, "%s | %s | run %d | %-10s | %s\n", r.Name, c, i+1, im, r.line(v))
+			}
+		}
+	}
+	return nil
+}
+
+// setUp builds the programs and finds out which implementations can run.
+func (b *bench) setUp(ctx context.Context, wanted []string) error {
+	build := func(pkg string) error {
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(b.tmp, filepath.Base(pkg)), pkg)
+		cmd.Dir = b.src
+		if text, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build %s: %w\n%s", pkg, err, text)
+		}
+		return nil
+	}
+	if err := build("./load"); err != nil {
+		return err
+	}
+	for _, w := range wanted {
+		im := impl(w)
+		var err error
+		switch im {
+		case implParley:
+			if err := build("./peer"); err != nil {
+				return err // ours is never just left out
+			}
+		case implLibtorrent:
+			err = exec.CommandContext(ctx, python, "-c", "import libtorrent").Run()
+		case implAria2:
+			_, err = exec.LookPath("aria2c")
+		default:
+			return fmt.Errorf("-impl %q: want some of parley, libtorrent, aria2", w)
+		}
+		if err != nil {
+			fmt.Fprintf(b.out, "leaving out %s: %v (install python3-libtorrent, aria2)\n", im, err)
+			continue
+		}
+		b.impls = append(b.impls, im)
+	}
+	if slices.Contains(b.impls, implLibtorrent) {
+		script := `g++ -O2 -std=c++17 $(pkg-config --cflags libtorrent-rasterbar) "$1" -o "$2" $(pkg-config --libs libtorrent-rasterbar) -lpthread`
+		cmd := exec.CommandContext(ctx, "sh", "-c", script, "sh", filepath.Join(b.src, "foreign", "ltmsg.cpp"), filepath.Join(b.tmp, "ltmsg"))
+		text, err := cmd.CombinedOutput()
+		if b.ltmsg = err == nil; !b.ltmsg {
+			fmt.Fprintf(b.out, "leaving out libtorrent's messages: %v (install g++, pkg-config, libtorrent-rasterbar-dev)\n%s", err, text)
+		}
+	}
+	return ctx.Err()
+}
+
+// findSource returns the folder bench/: the working directory or the one above it.
+func findSource() (string, error) {
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range []string{wd, filepath.Dir(wd), filepath.Join(wd, "bench")} {
+		if _, err := os.Stat(filepath.Join(dir, "foreign", "lt_peer.py")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("run it in the folder bench/ of the repository")
+}
+
+func parseSize(s string) (int64, error) {
+	var n int64
+	var unit string
+	if k, err := fmt.Sscanf(s, "%d%s", &n, &unit); k != 2 || err != nil || n < 1 || unit != "K" && unit != "M" {
+		return 0, fmt.Errorf("%q: want a size such as 256K or 1M", s)
+	}
+	if unit == "K" {
+		return n << 10, nil
+	}
+	return n << 20, nil
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parley-bt/parley/metainfo"
+)
+
+func samplesOf(im impl, values ...float64) []Sample {
+	var s []Sample
+	for i, v := range values {
+		s = append(s, Sample{Bench: "b", Case: "c", Impl: string(im), Run: i + 1, Values: map[string]float64{"k": v}})
+	}
+	return s
+}
+
+func TestSpread(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		values []float64
+		want   string
+	}{
+		{"none", nil, "–"},
+		{"one", []float64{3}, "3.0"},
+		{"odd", []float64{9, 1, 4}, "4.0 (1.0–9.0)"},
+		{"even", []float64{9, 1, 4, 5}, "4.5 (1.0–9.0)"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := spreadOf(samplesOf(implParley, tt.values...), "c", "parley", "k").format("%.1f"); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	both := func(ours, theirs float64) []Sample {
+		return append(samplesOf(implParley, ours), samplesOf(implLibtorrent, theirs)...)
+	}
+	ratio := Bar{Key: "k", Against: "libtorrent", AtLeast: 0.8}
+	most := Bar{Key: "k", Against: "libtorrent", AtMost: 1.3}
+	absolute := Bar{Key: "k", AtMost: 8}
+	for _, tt := range []struct {
+		name    string
+		bar     Bar
+		samples []Sample
+		met     bool
+		want    string
+	}{
+		{"ratio met", ratio, both(8, 10), true, "at least 0.8 × libtorrent: 0.8, met"},
+		{"ratio missed", ratio, both(7, 10), false, "0.7, NOT met"},
+		{"ratio at most met", most, both(13, 10), true, "at most 1.3 × libtorrent: 1.3, met"},
+		{"ratio at most missed", most, both(14, 10), false, "1.4, NOT met"},
+		{"absolute met", absolute, samplesOf(implParley, 7.5), true, "at most 8: 7.5, met"},
+		{"absolute missed", absolute, samplesOf(implParley, 8.5), false, "8.5, NOT met"},
+		{"only ours", ratio, samplesOf(implParley, 7), false, "not measured"},
+		{"only theirs", absolute, samplesOf(implLibtorrent, 7), false, "not measured"},
+		{"only theirs, ratio", most, samplesOf(implLibtorrent, 7), false, "not measured"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tb := table{Cases: []string{"c"}, Metrics: []Metric{{Key: "k", Title: "K", Format: "%.0f", Ratio: true}}, Bar: &tt.bar}
+			text, met := tb.verdicts(tt.samples)
+			if met != tt.met || len(text) != 1 || !strings.Contains(text[0], tt.want) {
+				t.Errorf("got %v, %q; want %v and %q", met, text, tt.met, tt.want)
+			}
+		})
+	}
+}
+
+func TestPublishReplacesOnlyWhatWasRun(t *testing.T) {
+	dir := t.TempDir()
+	doc, js := filepath.Join(dir, "doc.md"), filepath.Join(dir, "published.json")
+	const before = "# Head\n<!-- bench:a -->\nold a\n<!-- /bench:a -->\nbetween\n<!-- bench:b -->\nold b\n<!-- /bench:b -->\nend\n"
+	if err := os.WriteFile(doc, []byte(before), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tb := table{Name: "b", Title: "Bee", Cases: []string{"c"}, Metrics: []Metric{{Key: "k", Title: "K", Format: "%.0f", Ratio: true}}}
+	r := Results{Samples: append(samplesOf(implParley, 6, 8, 7), samplesOf(implLibtorrent, 10, 9, 14)...)}
+	for range 2 { // the second time replaces the first
+		if err := publish(js, doc, r, []table{tb}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(b)
+	head, rest, _ := strings.Cut(got, "<!-- bench:b -->\n")
+	if head != before[:strings.Index(before, "<!-- bench:b")] || !strings.HasSuffix(rest, "<!-- /bench:b -->\nend\n") {
+		t.Errorf("the rest of the document changed:\n%s", got)
+	}
+	for _, want := range []string{"| c | parley | 7 (6–8) |  |\n", "| c | libtorrent | 10 (9–14) | 0.70 |\n", "of 3 runs"} {
+		if !strings.Contains(rest, want) {
+			t.Errorf("no %q in\n%s", want, rest)
+		}
+	}
+	if err := publish(js, doc, r, []table{{Name: "absent"}}); err == nil {
+		t.Error("a table without marks in the document was published without an error")
+	}
+}
+
+func TestParseProc(t *testing.T) {
+	got, err := parseStat([]byte("42 (a ) b) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0\n"))
+	if err != nil || got != 1.75 {
+		t.Errorf("stat: %v, %v; want 1.75 s", got, err)
+	}
+	for _, bad := range []string{"", "42 (x) S 1 2", "42 (x) S 1 2 3 4 5 6 7 8 9 10 x 25"} {
+		if _, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("stat %q: no error", bad)
+		}
+	}
+	m, err := parseStatus([]byte("Name:\tx\nVmHWM:\t  2048 kB\nRssAnon:\t    512 kB\n"))
+	if err != nil || m != (memory{anon: 512, peakRSS: 2048}) {
+		t.Errorf("status: %+v, %v", m, err)
+	}
+	for _, bad := range []string{"", "VmHWM: 1 kB\n", "VmHWM: 1 kB\nRssAnon: x kB\n"} {
+		if _, err := parseStatus([]byte(bad)); err == nil {
+			t.Errorf("status %q: no error", bad)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for s, want := range map[string]int64{"16K": 16 << 10, "1M": 1 << 20, "": 0, "1": 0, "1G": 0, "0K": 0, "-1M": 0, "1Mx": 0} {
+		if got, err := parseSize(s); got != want || (err == nil) != (want > 0) {
+			t.Errorf("%q: %d, %v; want %d", s, got, err, want)
+		}
+	}
+}
+
+func TestContent(t *testing.T) {
+	tmp := t.TempDir()
+	c, err := makeContent(t.Context(), tmp, 100<<10, 16<<10) // the last piece is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(c.torrent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mi, err := metainfo.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mi.InfoHash.String() != c.infoHash || mi.Info.Name != c.name || mi.Info.NumPieces() != 7 {
+		t.Errorf("got %s, %q, %d pieces; want %s, %q, 7", mi.InfoHash, mi.Info.Name, mi.Info.NumPieces(), c.infoHash, c.name)
+	}
+	src := filepath.Join(c.dir, c.name)
+	data, err := os.ReadFile(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := bytes.Clone(data)
+	flipped[len(flipped)-1] ^= 1
+	for name, tt := range map[string]struct {
+		copy []byte
+		same bool
+	}{"same": {data, true}, "last byte": {flipped, false}, "short": {data[:len(data)-1], false}, "empty": {nil, false}} {
+		dst := filepath.Join(tmp, "copy")
+		if err := os.WriteFile(dst, tt.copy, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := sameContent(src, dst); (err == nil) != tt.same {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestChild(t *testing.T) {
+	sh := func(t *testing.T, script string) *child {
+		c, err := start(t.Context(), "sh", "sh", "-c", script)
+		if err != nil {
+			t.Skip("no sh: ", err)
+		}
+		return c
+	}
+	t.Run("answers and ends with its input", func(t *testing.T) {
+		c := sh(t, `echo noise; while read w a; do echo "GOT $a"; done`)
+		f, err := c.ask(t.Context(), "go there", "GOT", 5*time.Second)
+		if err != nil || len(f) != 1 || f[0] != "there" {
+			t.Errorf("%q, %v", f, err)
+		}
+		if err := c.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("reports an error", func(t *testing.T) {
+		c := sh(t, `echo "ERR it broke"; cat`)
+		if _, err := c.expect(t.Context(), "GOT", 5*time.Second); err == nil || !strings.Contains(err.Error(), "it broke") {
+			t.Error(err)
+		}
+		if err := c.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("dies", func(t *testing.T) {
+		c := sh(t, `echo "out of luck" >&2; exit 3`)
+		if _, err := c.expect(t.Context(), "GOT", 5*time.Second); err == nil {
+			t.Error("no error")
+		}
+		if err := c.stop(); err == nil || !strings.Contains(err.Error(), "out of luck") {
+			t.Error(err)
+		}
+	})
+	t.Run("is silent", func(t *testing.T) {
+		c := sh(t, `cat`)
+		if _, err := c.expect(t.Context(), "GOT", 50*time.Millisecond); err == nil {
+			t.Error("no error")
+		}
+		if err := c.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
