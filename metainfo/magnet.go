@@ -112,7 +112,8 @@ func ParseMagnet(uri string) (Magnet, error) {
 	return m, nil
 }
 
-// String returns the link in its usual form, from which [ParseMagnet] reads the same Magnet.
+// String returns the link in its usual form, all ASCII. From it [ParseMagnet] reads the same Magnet, if that came from
+// [ParseMagnet] or [MetaInfo.Magnet]; fields that are empty or zero are left out.
 func (m Magnet) String() string {
 	b := []byte("magnet:?xt=urn:btih:")
 	b = hex.AppendEncode(b, m.InfoHash[:])

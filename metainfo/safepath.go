@@ -263,6 +263,12 @@ func (t *pathTree) free(parent int32, stem, ext string) string {
 // Unicode's simple folding takes for the same, the lowest.
 func fold(s string) string {
 	return strings.Map(func(r rune) rune {
+		if r < utf8.RuneSelf {
+			if 'a' <= r && r <= 'z' {
+				r += 'A' - 'a'
+			}
+			return r
+		}
 		lowest := r
 		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
 			lowest = min(lowest, f)
