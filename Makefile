@@ -1,0 +1,43 @@
+# What a developer runs; .ci/run runs the same. `make help` lists the targets.
+
+GO          ?= go
+FUZZTIME    ?= 5s
+TESTFLAGS   ?=
+# What interop tests to run, as go test's -run.
+INTEROP_RUN ?= .
+FILE        ?= README.md
+
+.PHONY: help build test run lint fuzz cross interop interop-deps bench clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+
+build: ## the program, as ./bin/parley
+	CGO_ENABLED=0 $(GO) build -o bin/ ./cmd/parley
+
+test: ## everything that needs no other client; nothing but Go is required
+	@.ci/test $(TESTFLAGS)
+
+run: ## a demonstration over loopback: share, fetch, talk (FILE=... to share something of yours)
+	@$(GO) run ./internal/demo -file "$(FILE)"
+
+lint: ## gofmt, vet, staticcheck, go mod tidy -diff, go fix -diff
+	@.ci/lint
+
+fuzz: ## every fuzzer for FUZZTIME each
+	@.ci/fuzz $(FUZZTIME)
+
+cross: ## build and vet for every platform we promise
+	@.ci/cross
+
+interop: interop-deps ## real clients on loopback; installs what is missing (apt as root, npm)
+	cd interop && $(GO) test -count=1 -timeout 15m -v -run '$(INTEROP_RUN)' $(TESTFLAGS) ./...
+
+interop-deps:
+	@.ci/interop-deps
+
+bench: ## side by side with other clients; see docs/benchmarks.md
+	cd bench && ./run.sh
+
+clean: ## remove what the targets above made
+	rm -rf bin interop/node/node_modules
