@@ -317,7 +317,7 @@ func (s *Files) readFile(f *file, p []byte, at int64) (int, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.state == stateMissing {
-		return 0, pathError("read", f.path, fs.ErrNotExist)
+		return 0, absentError{f.path}
 	}
 	h, err := s.handles.acquire(f)
 	if err != nil {
@@ -387,8 +387,8 @@ func (s *Files) writeFile(f *file, p []byte, at int64) (int, error) {
 	if f.state == stateFinal {
 		return s.compare(h, p, at)
 	}
-	f.dirty.Store(true)
 	n, err := h.WriteAt(p, at)
+	f.dirty.Store(true) // only now, or a Sync in between would take it back
 	if err != nil {
 		return n, pathError("write", s.full(f.part), err)
 	}
@@ -461,6 +461,8 @@ func (s *Files) createPart(f *file) error {
 	if err != nil {
 		return err
 	}
+	// A file system without holes refuses, and then takes the space as it must; nothing else changes.
+	_ = makeSparse(d)
 	f.state = statePart
 	s.handles.release(s.handles.insert(f, d))
 	return nil

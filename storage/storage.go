@@ -116,3 +116,13 @@ func notFolder(err error) bool { return errors.Is(err, syscall.ENOTDIR) }
 func rangeError(n int, off, total int64) error {
 	return fmt.Errorf("%w: %d bytes at offset %d of %d", ErrRange, n, off, total)
 }
+
+// absentError says that nothing of a file has been written yet. A check of a fresh download makes one for
+// every piece, so it is cheap until somebody looks into it.
+type absentError struct{ path string }
+
+func (e absentError) Error() string { return "storage: " + e.Unwrap().Error() }
+
+func (e absentError) Unwrap() error {
+	return &fs.PathError{Op: "read", Path: e.path, Err: fs.ErrNotExist}
+}

@@ -130,7 +130,7 @@ func (w *hasher) piece(i bt.PieceIndex) (sum [bt.HashBytes]byte, err error) {
 			if err == nil || err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
-			return sum, fmt.Errorf("piece %d: %w", i, err)
+			return sum, err
 		}
 		w.write(p)
 		off += int64(n)

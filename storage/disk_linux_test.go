@@ -1,0 +1,83 @@
+package storage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/parley-bt/parley/bt"
+)
+
+// A real full disk, where the test may mount one; TestDiskErrors covers the logic everywhere.
+func TestFullDisk(t *testing.T) {
+	mount := t.TempDir()
+	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("mounting a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(mount, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	filler := filepath.Join(mount, "filler")
+	writeFile(t, filler, make([]byte, 512<<10))
+
+	dir := filepath.Join(mount, "get")
+	tor := newTorrent(t, 64<<10, []string{"n/a", "n/b"}, []int64{300 << 10, 500 << 10})
+	s := tor.open(t, dir, Options{})
+	_, err := s.WriteAt(tor.data, 0)
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), filepath.Join(dir, "n", "b.part")) {
+		t.Fatalf("%v, want ENOSPC about n/b.part", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	s = tor.open(t, dir, Options{})
+	have, err := VerifyPieces(t.Context(), s, tor.geom, tor.hashes, nil)
+	if err != nil || have.Count() == 0 || have.Full() {
+		t.Fatalf("%d of %d pieces, %v, want some", have.Count(), have.Len(), err)
+	}
+	for i := range have.Len() {
+		if !have.Has(i) {
+			tor.write(t, s, i)
+		}
+	}
+	wantFile(t, filepath.Join(dir, "n", "a"), tor.content(t, "n/a"))
+	wantFile(t, filepath.Join(dir, "n", "b"), tor.content(t, "n/b"))
+	wantTree(t, dir, "n/ n/a n/b")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// One byte at 8 GiB takes no 8 GiB.
+func TestSparse(t *testing.T) {
+	const size = 1 << 40 // 1 TiB
+	geom, err := bt.NewGeometry(size, 16<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s, err := OpenFiles(dir, []File{{Path: []string{"huge"}, Length: size}}, geom, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.WriteAt(make([]byte, 1), 1<<33); err != nil {
+		t.Fatal(err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(filepath.Join(dir, "huge.part"), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Size != 1<<33+1 || st.Blocks*512 > 1<<20 {
+		t.Errorf("%d bytes long, %d on disk", st.Size, st.Blocks*512)
+	}
+}
