@@ -123,8 +123,10 @@ func (c *Choker) Choose(dst []Key, now time.Time, peers []Peer, slots int, seedi
 		c.keep(regular)
 	}
 	if optimistic {
-		rotate := !c.hasOpt || c.out[c.optimistic] || due && now.Sub(c.rotated) >= OptimisticEvery
-		if rotate {
+		if !due && !c.hasOpt {
+			c.inherit(now)
+		}
+		if !c.hasOpt || c.out[c.optimistic] || due && now.Sub(c.rotated) >= OptimisticEvery {
 			c.rotate(now, rng)
 		}
 		if c.hasOpt {
@@ -170,12 +172,22 @@ func (c *Choker) score(now time.Time, seeding bool) {
 			p.score *= loyalty
 		}
 	}
+	stays := func(p rankedPeer) bool {
+		return p.Unchoked && (p.score > 0 || now.Sub(p.Since) < TurnLasts)
+	}
 	slices.SortFunc(c.ranked, func(a, b rankedPeer) int {
 		if d := cmp.Compare(b.score, a.score); d != 0 {
 			return d
 		}
-		if a.Unchoked != b.Unchoked { // a change must be worth something
-			if a.Unchoked {
+		// A change must be worth something; but who gives nothing gets a turn, not a slot for good.
+		if sa, sb := stays(a), stays(b); sa != sb {
+			if sa {
+				return -1
+			}
+			return 1
+		}
+		if a.score <= 0 && a.Unchoked != b.Unchoked {
+			if b.Unchoked {
 				return -1
 			}
 			return 1
@@ -221,7 +233,7 @@ func (c *Choker) goRound(regular int) {
 		}
 		// Who waits comes before who has had its turn, and who waited longest first.
 		if a.Unchoked != b.Unchoked {
-			if b.Unchoked != ta {
+			if b.Unchoked {
 				return -1
 			}
 			return 1
@@ -249,6 +261,17 @@ func (c *Choker) keep(regular int) {
 			if p.Unchoked == unchoked && !(c.hasOpt && p.Key == c.optimistic) {
 				c.out[p.Key] = true
 			}
+		}
+	}
+}
+
+// inherit makes an unchoked peer without a regular slot the optimistic one, if there is one: so that nobody
+// loses a slot between rounds because slots became scarce.
+func (c *Choker) inherit(now time.Time) {
+	for _, p := range c.ranked {
+		if p.Unchoked && !c.out[p.Key] {
+			c.optimistic, c.hasOpt, c.rotated = p.Key, true, now
+			return
 		}
 	}
 }

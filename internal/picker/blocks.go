@@ -13,10 +13,17 @@ type openPiece struct {
 	missing int     // blocks not received
 	unasked int     // blocks neither received nor asked of anyone
 	next    int     // no unasked block is before this one
-	owner   PeerKey // who was last given a block of it
+	owner   PeerKey // who was last given a block of it that nobody had been asked for
 	openAt  int     // place in Picker.open, -1 once complete
 	freeAt  int     // place in Picker.free, -1 if not there
+
+	ownerState *peerState // of owner; owes nothing once that peer is removed
 }
+
+// spoken reports whether the owner will soon ask for the rest of the piece: it has as many requests in
+// flight as that takes, so they will be replaced by those within the time it keeps its pipeline filled for.
+// A slow owner, whose pipeline is short, is helped instead.
+func (op *openPiece) spoken() bool { return len(op.ownerState.reqs) >= op.unasked }
 
 // block is the state of one block. If it is received, who[0] delivered it and who[1:n] still owe it;
 // else who[:n] owe it.
@@ -59,9 +66,9 @@ func (p *Picker) openNew(i bt.PieceIndex) *openPiece {
 	}
 	blocks := op.blocks[:n]
 	clear(blocks)
-	*op = openPiece{index: i, blocks: blocks, missing: n, unasked: n, openAt: len(p.open), freeAt: len(p.free)}
+	*op = openPiece{index: i, blocks: blocks, missing: n, unasked: n, openAt: len(p.open)}
 	p.open = append(p.open, op)
-	p.free = append(p.free, op)
+	p.listFree(op)
 	p.byIndex[i] = op
 	p.setMissing(i, false)
 	p.endMoves++
@@ -100,6 +107,12 @@ func (p *Picker) unlistOpen(op *openPiece) {
 	op.openAt = -1
 }
 
+func (p *Picker) listFree(op *openPiece) {
+	op.freeAt = len(p.free)
+	p.free = append(p.free, op)
+	p.freeOf = append(p.freeOf, op.index)
+}
+
 func (p *Picker) unlistFree(op *openPiece) {
 	if op.freeAt < 0 {
 		return
@@ -107,8 +120,9 @@ func (p *Picker) unlistFree(op *openPiece) {
 	last := len(p.free) - 1
 	p.free[op.freeAt] = p.free[last]
 	p.free[op.freeAt].freeAt = op.freeAt
+	p.freeOf[op.freeAt] = p.freeOf[last]
 	p.free[last] = nil
-	p.free = p.free[:last]
+	p.free, p.freeOf = p.free[:last], p.freeOf[:last]
 	op.freeAt = -1
 }
 
@@ -302,7 +316,6 @@ func (p *Picker) release(peer PeerKey, i bt.PieceIndex, n int) {
 	op.unasked++
 	op.next = min(op.next, n)
 	if op.freeAt < 0 {
-		op.freeAt = len(p.free)
-		p.free = append(p.free, op)
+		p.listFree(op)
 	}
 }

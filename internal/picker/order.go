@@ -1,7 +1,5 @@
 package picker
 
-import "math/rand/v2"
-
 // order keeps all pieces in one array sorted by class, so that the rarest piece that can still be
 // opened is at a known place and a change of availability costs a few swaps:
 //
@@ -20,20 +18,11 @@ type order struct {
 	class  []uint32 // class[i] is always right, stale or not
 	starts []uint32 // starts[c] is the first place in at of a class >= c; the last entry is len(at)
 	stale  bool
-	spare  []uint32 // the other array of settle's sort
 }
 
-// newOrder returns an order of n pieces of class 0 in random order.
-func newOrder(n int, rng *rand.Rand) order {
-	o := order{at: make([]uint32, n), pos: make([]uint32, n), class: make([]uint32, n), starts: []uint32{0, uint32(n)}}
-	for i := range o.at {
-		o.at[i] = uint32(i)
-	}
-	rng.Shuffle(n, func(a, b int) { o.at[a], o.at[b] = o.at[b], o.at[a] })
-	for place, i := range o.at {
-		o.pos[i] = uint32(place)
-	}
-	return o
+// newOrder returns a stale order of n pieces of class 0.
+func newOrder(n int) order {
+	return order{at: make([]uint32, n), pos: make([]uint32, n), class: make([]uint32, n), stale: true}
 }
 
 // raise moves piece i to the next class.
@@ -72,7 +61,8 @@ func (o *order) swap(a, b uint32) {
 	o.pos[i], o.pos[j] = b, a
 }
 
-// settle sorts a stale array again. It is stable, so ties keep the random order they had.
+// settle sorts a stale array again. It takes the pieces as they come, not in the order they had, because
+// going through memory in sequence is many times faster; who walks a class chooses where to start.
 func (o *order) settle() {
 	if !o.stale {
 		return
@@ -93,20 +83,15 @@ func (o *order) settle() {
 	for c := uint32(1); c < top+2; c++ {
 		o.starts[c] += o.starts[c-1]
 	}
-	if o.spare == nil {
-		o.spare = make([]uint32, len(o.at))
-	}
 	// Filling a class moves its start to its end, which is the next start; shifting puts that right.
-	for _, i := range o.at {
-		c := o.class[i]
+	for i, c := range o.class {
 		place := o.starts[c]
 		o.starts[c]++
-		o.spare[place] = i
+		o.at[place] = uint32(i)
 		o.pos[i] = place
 	}
 	copy(o.starts[1:], o.starts[:top+1])
 	o.starts[0] = 0
-	o.at, o.spare = o.spare, o.at
 }
 
 // bounds returns the places of class c in a settled order; both are 0 if there is no such class.

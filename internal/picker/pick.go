@@ -1,7 +1,6 @@
 package picker
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/parley-bt/parley/bitfield"
@@ -9,7 +8,7 @@ import (
 )
 
 const (
-	freeBudget    = 512  // open pieces looked at for the nearest to completion, if there is a choice
+	freeBudget    = 128  // open pieces compared for the nearest to completion
 	walkBudget    = 512  // pieces looked at in order of rarity before the peer's own set is searched
 	randomTries   = 16   // guesses at a random first piece
 	scanMembers   = 8192 // of a peer's pieces, ranked in one search
@@ -41,19 +40,11 @@ func (p *Picker) Pick(dst []bt.Block, peer PeerKey, has *bitfield.Set, n int) []
 	if op := p.byIndex[st.current]; op != nil && op.unasked > 0 && op.owner == peer && hasPiece(has, op.index) {
 		dst = p.take(dst, end, op, peer, st)
 	}
-	for len(dst) < end {
-		op := p.bestFree(peer, has)
-		if op == nil {
-			break
-		}
-		dst = p.take(dst, end, op, peer, st)
-	}
-	for len(dst) < end && p.mayOpen(len(dst) == start) {
-		i, ok := p.findNew(st, has)
-		if !ok {
-			break
-		}
-		dst = p.take(dst, end, p.openNew(i), peer, st)
+	dst = p.takeFree(dst, end, peer, st, has, true)
+	dst = p.takeNew(dst, end, peer, st, has, p.opts.MaxOpen)
+	dst = p.takeFree(dst, end, peer, st, has, false)
+	if len(dst) == start {
+		dst = p.takeNew(dst, end, peer, st, has, min(2*p.opts.MaxOpen, len(p.open)+1))
 	}
 	if len(dst) < end && st.endSeen != p.endMoves && p.endgame() {
 		end = min(end, len(dst)+p.opts.EndgameDepth-len(st.reqs))
@@ -79,7 +70,11 @@ func (p *Picker) PickAllowed(dst []bt.Block, peer PeerKey, has *bitfield.Set, al
 		}
 	}
 	for _, i := range allowed {
-		if len(dst) < end && int(i) < p.pieces && p.isMissing(i) && hasPiece(has, i) && p.mayOpen(len(dst) == start) {
+		limit := p.opts.MaxOpen
+		if len(dst) == start {
+			limit *= 2
+		}
+		if len(dst) < end && len(p.open) < limit && int(i) < p.pieces && p.isMissing(i) && hasPiece(has, i) {
 			dst = p.take(dst, end, p.openNew(i), peer, st)
 		}
 	}
@@ -96,15 +91,6 @@ func (p *Picker) PickAllowed(dst []bt.Block, peer PeerKey, has *bitfield.Set, al
 
 func hasPiece(has *bitfield.Set, i bt.PieceIndex) bool { return has == nil || has.Has(int(i)) }
 
-// mayOpen reports whether another piece may be opened, for a peer that could help with no open one or not.
-func (p *Picker) mayOpen(idle bool) bool {
-	limit := p.opts.MaxOpen
-	if idle {
-		limit *= 2
-	}
-	return p.cands > 0 && len(p.open) < limit
-}
-
 // take appends unasked blocks of op until dst is end long.
 func (p *Picker) take(dst []bt.Block, end int, op *openPiece, peer PeerKey, st *peerState) []bt.Block {
 	for n := op.next; len(dst) < end && op.unasked > 0; n++ {
@@ -117,34 +103,64 @@ func (p *Picker) take(dst []bt.Block, end int, op *openPiece, peer PeerKey, st *
 		p.asked(op)
 		st.reqs = append(st.reqs, ref(op.index, n))
 		dst = append(dst, p.geom.Block(op.index, n))
-		op.owner, st.current = peer, op.index
+		op.owner, op.ownerState, st.current = peer, st, op.index
+	}
+	return dst
+}
+
+// takeNew opens pieces while fewer than limit are open, until dst is end long or this peer has no more.
+func (p *Picker) takeNew(dst []bt.Block, end int, peer PeerKey, st *peerState, has *bitfield.Set, limit int) []bt.Block {
+	for len(dst) < end && p.cands > 0 && len(p.open) < limit {
+		i, ok := p.findNew(st, has)
+		if !ok {
+			break
+		}
+		dst = p.take(dst, end, p.openNew(i), peer, st)
+	}
+	return dst
+}
+
+// takeFree takes unasked blocks of open pieces until dst is end long or this peer has no more of them.
+func (p *Picker) takeFree(dst []bt.Block, end int, peer PeerKey, st *peerState, has *bitfield.Set, spare bool) []bt.Block {
+	for len(dst) < end {
+		op := p.bestFree(peer, has, spare)
+		if op == nil {
+			break
+		}
+		dst = p.take(dst, end, op, peer, st)
 	}
 	return dst
 }
 
 // bestFree returns the open piece with unasked blocks that this peer should help with: its own first, then
-// the one nearest to completion. When there are very many, and new pieces to open besides, it looks at some
-// of them only.
-func (p *Picker) bestFree(peer PeerKey, has *bitfield.Set) *openPiece {
-	n, from := len(p.free), 0
-	if n > freeBudget && p.mayOpen(false) {
-		from = p.rng.IntN(n)
-		n = freeBudget
+// the one nearest to completion. If spare is set, pieces whose owner will soon ask for the rest are left to
+// it. Of very many pieces that the peer has it compares only some, from anywhere on.
+func (p *Picker) bestFree(peer PeerKey, has *bitfield.Set, spare bool) *openPiece {
+	from := 0
+	if len(p.free) > p.freeBudget {
+		from = p.rng.IntN(len(p.free))
 	}
 	var best *openPiece
-	bestOwn, bestMissing := false, 0
-	for k := range n {
+	bestOwn := false
+	compared := 0
+	for k := range p.freeOf {
 		at := from + k
-		if at >= len(p.free) {
-			at -= len(p.free)
+		if at >= len(p.freeOf) {
+			at -= len(p.freeOf)
 		}
-		op := p.free[at]
-		own := op.owner == peer && op.unasked < len(op.blocks)
-		if best != nil && (bestOwn && !own || bestOwn == own && bestMissing <= op.missing) {
+		if !hasPiece(has, p.freeOf[at]) {
 			continue
 		}
-		if hasPiece(has, op.index) {
-			best, bestOwn, bestMissing = op, own, op.missing
+		if compared++; compared > p.freeBudget {
+			break
+		}
+		op := p.free[at]
+		own := op.owner == peer
+		if spare && !own && op.spoken() {
+			continue
+		}
+		if best == nil || own && !bestOwn || own == bestOwn && op.missing < best.missing {
+			best, bestOwn = op, own
 		}
 	}
 	return best
@@ -164,23 +180,10 @@ func (p *Picker) findNew(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool)
 		i, ok, _ := p.walk(0, nil)
 		return i, ok
 	}
-	for last := len(st.short) - 1; last >= 0; last-- {
-		i := st.short[last]
-		st.short = st.short[:last]
-		if p.isMissing(i) && has.Has(int(i)) {
-			return i, true
-		}
+	if i, ok := p.findKnown(st, has); ok || st.dry {
+		return i, ok
 	}
-	if st.dry {
-		if i, ok := p.findRevived(st, has); ok || st.dry {
-			return i, ok
-		}
-	}
-	lowest := firstCounted
-	if st.seed {
-		lowest = 0
-	}
-	i, ok, all := p.walk(lowest, has)
+	i, ok, all := p.walk(firstCounted, has)
 	if !ok && !all {
 		i, ok = p.scan(st, has)
 	}
@@ -192,10 +195,10 @@ func (p *Picker) findNew(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool)
 
 // walk looks for the rarest missing piece in has, nil meaning any, from the given class on. It starts
 // somewhere in each class, so that ties are broken at random, and not at the end where the last change
-// happened, which all peers of a swarm see alike. It stops after walkBudget pieces; all reports whether it
+// happened, which all peers of a swarm see alike. It stops after p.walkBudget pieces; all reports whether it
 // saw every one.
 func (p *Picker) walk(class int, has *bitfield.Set) (i bt.PieceIndex, ok, all bool) {
-	budget := uint32(walkBudget)
+	budget := uint32(p.walkBudget)
 	for ; class+1 < len(p.ord.starts); class += candidateStep {
 		from, to := p.ord.bounds(class)
 		if from == to {
@@ -219,8 +222,8 @@ func (p *Picker) walk(class int, has *bitfield.Set) (i bt.PieceIndex, ok, all bo
 	return 0, false, true
 }
 
-// scan searches the peer's own set for missing pieces, remembers the rarest of those it meets in st.short,
-// and returns the rarest. It begins anywhere and stops when it met enough of them.
+// scan searches the peer's own set for missing pieces, remembers the rarest of those it meets in st.short
+// and returns the rarest of all. It begins anywhere and stops when it met enough of them.
 func (p *Picker) scan(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
 	words := p.words(has)
 	if words == 0 {
@@ -250,12 +253,15 @@ func (p *Picker) scan(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
 	if len(top) == 0 {
 		return 0, false
 	}
-	slices.SortFunc(top, func(a, b ranked) int { return cmp.Compare(b.key, a.key) })
 	st.short = slices.Grow(st.short[:0], shortlistLen)
-	for _, r := range top[:len(top)-1] {
+	best := top[0]
+	for _, r := range top {
 		st.short = append(st.short, r.index)
+		if r.key < best.key {
+			best = r
+		}
 	}
-	return top[len(top)-1].index, true
+	return best.index, true
 }
 
 // push puts r into a heap of at most shortlistLen entries with the highest key on top, which gives way.
@@ -287,22 +293,40 @@ func push(heap []ranked, r ranked) []ranked {
 	}
 }
 
-// findRevived looks for a piece for a peer that had none, among those that became missing since. If there
-// were too many of them to tell, the peer is no longer dry.
-func (p *Picker) findRevived(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
-	if p.revivals-st.drySeen > uint64(len(p.revived)) {
-		st.dry = false
+// findKnown returns the rarest of the missing pieces that a peer is known to have without a search: those
+// remembered, and for a dry peer those that became missing again since. If there were too many of the
+// latter to tell, the peer is no longer dry.
+func (p *Picker) findKnown(st *peerState, has *bitfield.Set) (best bt.PieceIndex, found bool) {
+	if st.dry && p.revivals-st.drySeen > uint64(len(p.revived)) {
+		st.dry, st.short = false, st.short[:0]
 		return 0, false
 	}
-	best, found := bt.PieceIndex(0), false
-	for s := st.drySeen; s < p.revivals; s++ {
-		i := p.revived[s%uint64(len(p.revived))]
-		if p.isMissing(i) && has.Has(int(i)) && (!found || p.ord.class[i] < p.ord.class[best]) {
+	consider := func(i bt.PieceIndex) bool {
+		if !p.isMissing(i) || !has.Has(int(i)) {
+			return false
+		}
+		if !found || p.ord.class[i] < p.ord.class[best] {
 			best, found = i, true
 		}
+		return true
 	}
-	if !found {
-		st.drySeen = p.revivals
+	kept := st.short[:0]
+	for _, i := range st.short {
+		if consider(i) {
+			kept = append(kept, i)
+		}
+	}
+	st.short = kept
+	if st.dry {
+		before := found
+		for s := st.drySeen; s < p.revivals; s++ {
+			if consider(p.revived[s%uint64(len(p.revived))]) {
+				before = true
+			}
+		}
+		if !before {
+			st.drySeen = p.revivals
+		}
 	}
 	return best, found
 }

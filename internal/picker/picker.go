@@ -4,10 +4,12 @@
 // and how many peers have each piece. For a peer with room for n more requests, [Picker.Pick] returns, in
 // this order:
 //
-//  1. blocks nobody was asked for, of open pieces: first of the piece this peer works on, so that a whole
-//     piece comes from one peer where possible, then of the piece nearest to completion;
+//  1. blocks nobody was asked for, of open pieces: first of the piece this peer works on, then of the piece
+//     nearest to completion, unless another peer is about to ask for its rest, so that a whole piece comes
+//     from one peer where possible;
 //  2. blocks of new pieces: any piece until a few are verified, then rarest first with ties broken at random;
-//  3. in the endgame, when every block that somebody has was asked for: blocks asked of others, of up to
+//  3. when no more pieces may be opened or this peer has none: also what was left to others in 1;
+//  4. in the endgame, when every block that somebody has was asked for: blocks asked of others, of up to
 //     three peers each and few at a time. On arrival the caller cancels them with the others.
 //
 // A piece moves through these states:
@@ -23,7 +25,7 @@
 //
 // Costs, for a torrent of p pieces: a Pick takes microseconds, and nothing is allocated in steady state. A
 // peer whose pieces are hard to find among millions pays one scan of p bits for some 64 pieces. Memory is
-// 12 bytes a piece (16 once peers with much of the torrent were counted) and nothing once complete.
+// 12 bytes a piece, and nothing once complete.
 package picker
 
 import (
@@ -105,6 +107,8 @@ type Picker struct {
 	rng    *rand.Rand
 	opts   Options // resolved
 
+	freeBudget, walkBudget int // the constants, except in tests
+
 	ord     order
 	lack    []uint64 // a bit per piece that is not verified; layout of the wire, 64 bits at a time
 	cand    []uint64 // a bit per piece that is missing: neither open nor complete nor verified
@@ -117,6 +121,7 @@ type Picker struct {
 	byIndex map[bt.PieceIndex]*openPiece // open and complete pieces
 	open    []*openPiece                 // open pieces
 	free    []*openPiece                 // open pieces with blocks nobody was asked for
+	freeOf  []bt.PieceIndex              // their indexes, to be looked at without following pointers
 	pool    []*openPiece
 
 	// Pieces that became missing again, newest last: what a peer that had nothing to offer looks at before
@@ -133,7 +138,7 @@ type Picker struct {
 // peerState is what the picker remembers of one peer.
 type peerState struct {
 	reqs     []uint64        // outstanding blocks as piece<<32 | block number, oldest first
-	short    []bt.PieceIndex // some missing pieces it has, the rarest last; may be out of date
+	short    []bt.PieceIndex // some missing pieces it has; may be out of date
 	current  bt.PieceIndex   // the piece it works on, if that is open and has it as owner
 	witness  bt.PieceIndex   // a piece it has, unverified when last looked at; valid if interest == yes
 	interest interest
@@ -170,12 +175,12 @@ func New(geom bt.Geometry, have *bitfield.Set, rng *rand.Rand, opts Options) *Pi
 	p := &Picker{
 		geom: geom, pieces: n, rng: rng, opts: opts,
 		peers: make(map[PeerKey]*peerState), byIndex: make(map[bt.PieceIndex]*openPiece),
-		endMoves: 1,
+		endMoves: 1, freeBudget: freeBudget, walkBudget: walkBudget,
 	}
 	if have != nil && have.Len() == n && have.Full() || n == 0 {
 		return p
 	}
-	p.ord = newOrder(n, rng)
+	p.ord = newOrder(n)
 	p.lack = make([]uint64, (n+63)/64)
 	p.cand = make([]uint64, (n+63)/64)
 	for i := range n {
@@ -188,7 +193,6 @@ func New(geom bt.Geometry, have *bitfield.Set, rng *rand.Rand, opts Options) *Pi
 		p.missing++
 	}
 	p.cands = p.missing
-	p.ord.stale = true
 	return p
 }
 
@@ -245,7 +249,7 @@ func (p *Picker) PeerHas(peer PeerKey, i bt.PieceIndex) {
 		if len(st.short) < shortlistLen {
 			st.short = append(st.short, i)
 		} else {
-			st.dry = false // search again
+			st.dry, st.short = false, st.short[:0] // search again
 		}
 	}
 }
@@ -264,11 +268,34 @@ func (p *Picker) count(has *bitfield.Set, by int) {
 	if has.Count() > p.pieces/4 {
 		p.ord.stale = true
 	}
+	if p.ord.stale {
+		p.countStale(has, by)
+		return
+	}
 	for i := range has.All() {
 		if i >= p.pieces {
 			return
 		}
 		p.countOne(uint32(i), by)
+	}
+}
+
+// countStale is count for a stale order, where only the classes matter.
+func (p *Picker) countStale(has *bitfield.Set, by int) {
+	for k := range p.words(has) {
+		for w := word(p.wire, k); w != 0; {
+			z := firstBit(w)
+			w &^= 1 << 63 >> z
+			i := k*64 + z
+			if i >= p.pieces { // a set of the wrong length
+				return
+			}
+			if c := &p.ord.class[i]; by > 0 {
+				*c += 2
+			} else if *c >= 2 {
+				*c -= 2
+			}
+		}
 	}
 }
 
@@ -380,7 +407,7 @@ func (p *Picker) Verified(i bt.PieceIndex) {
 	p.missing--
 	if p.missing == 0 { // what only a download needs
 		p.ord, p.lack, p.cand = order{}, nil, nil
-		p.open, p.free, p.pool, p.wire, p.top = nil, nil, nil, nil, nil
+		p.open, p.free, p.freeOf, p.pool, p.wire, p.top = nil, nil, nil, nil, nil, nil
 		clear(p.byIndex)
 		for _, st := range p.peers {
 			st.short, st.reqs = nil, nil

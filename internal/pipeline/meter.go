@@ -14,7 +14,8 @@ const minSpan = 250 * time.Millisecond
 
 // Meter measures a rate as an exponential average. The zero Meter is ready to use; it starts with the first
 // Add and is unbiased from then on, rather than climbing from 0. Times must not go backwards; if they do,
-// they are taken as the last one seen. It is a value of 48 bytes, not safe for concurrent use.
+// they are taken as the last one seen. It is not safe for concurrent
+// use.
 type Meter struct {
 	// Window is the time constant; 0 means [DefaultWindow]. It must not change once used.
 	Window time.Duration
