@@ -1,0 +1,171 @@
+//go:build linux
+
+package interop
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/parley-bt/parley"
+	"github.com/parley-bt/parley/metainfo"
+)
+
+// ours is Parley as a user meets it: the command, or the public API in this process.
+type ours interface {
+	// seed shares a content until the test ends, and returns its magnet link and the address to dial.
+	seed(t *testing.T, c *content) (magnet, addr string)
+	// get downloads a .torrent file or magnet link from one peer into dir.
+	get(t *testing.T, source, dir, peer string)
+}
+
+// bothWays names the two for subtests.
+var bothWays = []struct {
+	name string
+	ours ours
+}{{"command", command{}}, {"library", library{}}}
+
+type command struct{}
+
+var (
+	magnetRE  = regexp.MustCompile(`magnet:\?[^\s'"]+`)
+	addressRE = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`)
+)
+
+// seed also checks the promise that Ctrl-C ends the command cleanly within two seconds.
+func (command) seed(t *testing.T, c *content) (string, string) {
+	t.Helper()
+	p := start(t, "parley seed", parleyBin, "seed", c.path(t), "--listen", "127.0.0.1:0")
+	t.Cleanup(func() { interrupt(t, p) })
+	return announced(p)
+}
+
+// announced reads the magnet link and the address that seed and listen print first.
+func announced(p *process) (magnet, addr string) {
+	p.t.Helper()
+	p.line("its magnet link and address", func(l string) bool {
+		if magnet == "" {
+			magnet = unescape(magnetRE.FindString(l))
+		}
+		if addr == "" {
+			addr = addressRE.FindString(l)
+		}
+		return magnet != "" && addr != ""
+	})
+	return magnet, addr
+}
+
+// unescape undoes what encoding/json does to an ampersand.
+func unescape(s string) string { return strings.ReplaceAll(s, `\u0026`, "&") }
+
+// interrupt ends a command as Ctrl-C does.
+func interrupt(t *testing.T, p *process) {
+	t.Helper()
+	p.signal(syscall.SIGINT)
+	from := time.Now()
+	if code := p.exit(10 * time.Second); code != 130 && code != 0 {
+		t.Errorf("%s: exit status %d after an interrupt", p.name, code)
+	}
+	if took := time.Since(from); took > 2*time.Second {
+		t.Errorf("%s: took %v to end after an interrupt, want 2 s at most", p.name, took)
+	}
+}
+
+func (command) get(t *testing.T, source, dir, peer string) {
+	t.Helper()
+	start(t, "parley get", parleyBin, "get", source, "-o", dir, "--peer", peer, "--listen", "127.0.0.1:0").succeed(2 * patience)
+}
+
+// createTorrent makes a .torrent of a content with the command.
+func createTorrent(t *testing.T, c *content) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "made by parley.torrent")
+	start(t, "parley create", parleyBin, "create", c.path(t), "-o", out).succeed(patience)
+	return out
+}
+
+type library struct{}
+
+// newClient returns a client that is closed when the test ends.
+func newClient(t *testing.T) *parley.Client {
+	t.Helper()
+	c, err := parley.NewClient(parley.Config{ListenAddr: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Errorf("closing the client: %v", err)
+		}
+	})
+	return c
+}
+
+func (library) seed(t *testing.T, c *content) (string, string) {
+	t.Helper()
+	client := newClient(t)
+	tor, err := client.Share(t.Context(), c.path(t), parley.TorrentOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tor.Magnet().String(), client.Addr().String()
+}
+
+func (library) get(t *testing.T, source, dir, peer string) {
+	t.Helper()
+	complete(t, add(t, newClient(t), source, dir, peer))
+}
+
+// add adds a .torrent file or magnet link, with one peer to dial or none.
+func add(t *testing.T, client *parley.Client, source, dir, peer string) *parley.Torrent {
+	t.Helper()
+	o := parley.TorrentOptions{Dir: dir}
+	if peer != "" {
+		o.Peers = []netip.AddrPort{netip.MustParseAddrPort(peer)}
+	}
+	var tor *parley.Torrent
+	if strings.HasPrefix(source, "magnet:") {
+		m, err := metainfo.ParseMagnet(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tor, err = client.AddMagnet(m, o); err != nil {
+			t.Fatal(err)
+		}
+		return tor
+	}
+	mi, err := parley.LoadTorrent(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tor, err = client.AddTorrent(mi, o); err != nil {
+		t.Fatal(err)
+	}
+	return tor
+}
+
+// complete waits until a torrent is complete.
+func complete(t *testing.T, tor *parley.Torrent) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	if err := tor.WaitComplete(ctx); err != nil {
+		t.Fatalf("not complete: %v; %+v", err, tor.Stats())
+	}
+}
+
+// writeTorrent writes a torrent's .torrent file and returns its path.
+func writeTorrent(t *testing.T, mi *metainfo.MetaInfo) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "made by the library.torrent")
+	if err := os.WriteFile(out, mi.Append(nil), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
