@@ -231,7 +231,7 @@ func appendEscaped(dst []byte, s, plain string) []byte {
 	return dst
 }
 
-// unique appends strings to a list, each once.
+// unique appends strings to a list, each once and empty ones never.
 type unique struct {
 	to   *[]string
 	seen map[string]bool
@@ -241,7 +241,7 @@ func (u *unique) add(s string) {
 	if u.seen == nil {
 		u.seen = make(map[string]bool)
 	}
-	if !u.seen[s] {
+	if s != "" && !u.seen[s] {
 		u.seen[s] = true
 		*u.to = append(*u.to, s)
 	}

@@ -441,15 +441,21 @@ func (m *MetaInfo) Append(dst []byte) []byte {
 	return d.Append(dst)
 }
 
-// Magnet returns the magnet link for m, with its name, length, trackers and web seeds.
+// Magnet returns the magnet link for m, with its name, length, trackers and web seeds, each once.
 func (m *MetaInfo) Magnet() Magnet {
-	g := Magnet{InfoHash: m.InfoHash, WebSeeds: m.WebSeeds}
+	g := Magnet{InfoHash: m.InfoHash}
 	if m.Info != nil {
 		g.Name = m.Info.Name
 		g.ExactLength = m.Info.Geometry.TotalBytes
 	}
+	trackers, webSeeds := unique{to: &g.Trackers}, unique{to: &g.WebSeeds}
 	for _, tier := range m.Announce {
-		g.Trackers = append(g.Trackers, tier...)
+		for _, url := range tier {
+			trackers.add(url)
+		}
+	}
+	for _, url := range m.WebSeeds {
+		webSeeds.add(url)
 	}
 	return g
 }
