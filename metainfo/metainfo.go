@@ -299,15 +299,16 @@ func parseFiles(list bencode.Value) (files []File, total int64, err error) {
 		var length, path, path8, attr bencode.Value
 		collect(v, []entry{{"length", &length}, {"path", &path}, {"path.utf-8", &path8}, {"attr", &attr}})
 		f := File{Offset: total}
-		// BEP 47: "p" is padding; "l" a symbolic link, which has no length of its own. Links are not
-		// followed nor made: one becomes the empty file that its bytes in the torrent are.
+		// BEP 47: "p" is padding; "l" a symbolic link, whose length "is always zero" and may be missing.
+		// libtorrent does not look at the length either, and both must see the same bytes. Links are
+		// not made: one becomes the empty file that its bytes in the torrent are.
 		attrs, _ := attr.Bytes()
 		link := false
 		for _, c := range attrs {
 			f.Padding = f.Padding || c == 'p'
 			link = link || c == 'l'
 		}
-		if length.Kind() != bencode.KindAbsent || !link {
+		if !link {
 			if f.Length, err = parseLength(fileField(len(files), ".length"), length, total); err != nil {
 				return nil, 0, err
 			}

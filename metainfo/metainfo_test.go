@@ -353,6 +353,9 @@ func TestParseInfoAccepts(t *testing.T) {
 		{"symbolic link without length", several("ld4:attr1:l4:pathl1:leed6:lengthi40000e4:pathl1:feee"), func(i *Info) bool {
 			return i.Files[0].Length == 0 && !i.Files[0].Padding && i.Files[1].Offset == 0
 		}},
+		{"symbolic link with length", several("ld4:attr2:xl6:lengthi7e4:pathl1:leed6:lengthi40000e4:pathl1:feee"), func(i *Info) bool {
+			return i.Files[0].Length == 0 && i.Files[1].Offset == 0
+		}},
 		{"longest path", several("ld6:lengthi40000e4:pathl" + strings.Repeat("1:a", 256) + "eee"), func(i *Info) bool {
 			return len(i.Files[0].Path) == 256
 		}},
