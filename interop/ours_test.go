@@ -5,7 +5,6 @@ package interop
 import (
 	"context"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -158,14 +157,4 @@ func complete(t *testing.T, tor *parley.Torrent) {
 	if err := tor.WaitComplete(ctx); err != nil {
 		t.Fatalf("not complete: %v; %+v", err, tor.Stats())
 	}
-}
-
-// writeTorrent writes a torrent's .torrent file and returns its path.
-func writeTorrent(t *testing.T, mi *metainfo.MetaInfo) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "made by the library.torrent")
-	if err := os.WriteFile(out, mi.Append(nil), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return out
 }

@@ -115,7 +115,7 @@ program may register. Bob waits for one answer.`)
 		return err
 	}
 	if bobAt.Magnet != at.Magnet {
-		return fmt.Errorf("Bob's link %s is not Alice's", bobAt.Magnet)
+		return fmt.Errorf("the link %s of Bob's copy is not that of Alice's file", bobAt.Magnet)
 	}
 	if err := d.finish("alice", "send", file, "--type", messageType, "You are welcome, Bob.", "--peer", bobAt.addr()); err != nil {
 		return err
@@ -329,7 +329,7 @@ func (d *demo) compare(shared, copied string) error {
 		return err
 	}
 	if got != want {
-		return fmt.Errorf("Bob's copy differs: SHA-256 %s, Alice's %s", got, want)
+		return fmt.Errorf("the copy differs: SHA-256 %s, of Alice's file %s", got, want)
 	}
 	d.print(fmt.Sprintf("\n   Bob's copy: %d bytes, SHA-256 %s…, the same as Alice's", n, want[:16]))
 	return nil

@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"strconv"
@@ -62,9 +63,7 @@ var (
 
 func emit(event string, f fields) {
 	line := fields{"event": event, "ms": time.Since(started).Milliseconds()}
-	for k, v := range f {
-		line[k] = v
-	}
+	maps.Copy(line, f)
 	b, err := json.Marshal(line)
 	if err != nil {
 		panic(err) // only strings and numbers are passed in
