@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/parley-bt/parley/bench/internal/usage"
 )
 
 // python is Debian's, which is the one that python3-libtorrent belongs to.
@@ -249,6 +251,56 @@ func watchAnon(pids ...int) func() []float64 {
 		wg.Wait()
 		return peak
 	}
+}
+
+// otherCores is the key of every sample for the processor time that programs outside the benchmark took meanwhile, in cores; above quiet, the machine was not
+// free for it.
+const (
+	otherCores = "other_cores"
+	quiet      = 0.1
+)
+
+// watchOthers begins to watch what the rest of the machine does; the result says how many cores it used. Programs of ours count as the rest until they have been
+// waited for, so nothing of ours may be running at either end.
+func watchOthers() (func() (float64, error), error) {
+	read := func() (all float64, ours time.Duration, err error) {
+		b, err := os.ReadFile("/proc/stat")
+		if err != nil {
+			return 0, 0, err
+		}
+		all, err = parseBusy(b)
+		return all, usage.CPU() + usage.Children(), err
+	}
+	start := time.Now()
+	all0, ours0, err := read()
+	if err != nil {
+		return nil, err
+	}
+	return func() (float64, error) {
+		all1, ours1, err := read()
+		if err != nil {
+			return 0, err
+		}
+		return max(0, (all1-all0-(ours1-ours0).Seconds())/time.Since(start).Seconds()), nil
+	}, nil
+}
+
+// parseBusy returns the seconds that all cores together have spent on processes (user, nice, system) or were kept from by the host (steal).
+func parseBusy(b []byte) (float64, error) {
+	first, _, _ := strings.Cut(string(b), "\n")
+	f := strings.Fields(first)
+	if len(f) < 9 || f[0] != "cpu" {
+		return 0, errors.New("/proc/stat: no line of all cores")
+	}
+	var ticks int
+	for _, i := range []int{1, 2, 3, 8} {
+		n, err := strconv.Atoi(f[i])
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		ticks += n
+	}
+	return float64(ticks) / 100, nil
 }
 
 // pause waits for d, or until ctx ends. It is for letting the machine or a target come to rest before something is read.

@@ -48,6 +48,7 @@ type bench struct {
 	impls   []impl
 	ltmsg   bool // whether the message program of libtorrent was built
 
+	patience  time.Duration
 	totalMiB  int64
 	pieces    []int64
 	msgScale  float64
@@ -88,6 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fs.StringVar(&b.profile, "profile", "", "write CPU profiles of parley's processes into `DIR`")
 	write := fs.Bool("write", false, "render the tables into docs/benchmarks.md")
 	strict := fs.Bool("strict", false, "fail if a bar is not met")
+	fs.DurationVar(&b.patience, "patience", 0, "wait at most so long before each measurement for other programs to be quiet")
 	keep := fs.Bool("keep", false, "keep the run's data")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -142,6 +144,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err := b.setUp(ctx, strings.Split(*only, ",")); err != nil {
 		return err
 	}
+	if slices.ContainsFunc(chosen, func(r runnable) bool { return r.Name == "msgs" }) && slices.Contains(b.impls, implLibtorrent) {
+		if err := b.buildLtmsg(ctx); err != nil {
+			return err
+		}
+	}
 	if b.results.Machine, err = machine(ctx, b.src, b.impls); err != nil {
 		return err
 	}
@@ -191,13 +198,43 @@ func (b *bench) runOne(ctx context.Context, r runnable) error {
 				if r.Name == "msgs" && im == implLibtorrent && !b.ltmsg {
 					continue
 				}
+				if err := b.waitQuiet(ctx); err != nil {
+					return err
+				}
+				others, err := watchOthers()
+				if err != nil {
+					return err
+				}
 				v, err := r.measure(ctx, im, c)
 				if err != nil {
 					return fmt.Errorf("%s, %s, %s, run %d: %w", r.Name, c, im, i+1, err)
 				}
+				if v[otherCores], err = others(); err != nil {
+					return err
+				}
 				b.results.Samples = append(b.results.Samples, Sample{Bench: r.Name, Case: c, Impl: string(im), Run: i + 1, Values: v})
 				fmt.Fprintf(b.out, "%s | %s | run %d | %-10s | %s\n", r.Name, c, i+1, im, r.line(v))
+				if v[otherCores] > quiet {
+					fmt.Fprintf(b.out, "  (other programs used %.1f cores meanwhile: these figures are worth little)\n", v[otherCores])
+				}
 			}
+		}
+	}
+	return nil
+}
+
+// waitQuiet waits until other programs have left the machine alone for a second, as long as its patience lasts.
+func (b *bench) waitQuiet(ctx context.Context) error {
+	for end := time.Now().Add(b.patience); time.Now().Before(end); {
+		others, err := watchOthers()
+		if err != nil {
+			return err
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+		if used, err := others(); err != nil || used <= quiet {
+			return err
 		}
 	}
 	return nil
@@ -237,13 +274,21 @@ func (b *bench) setUp(ctx context.Context, wanted []string) error {
 		}
 		b.impls = append(b.impls, im)
 	}
-	if slices.Contains(b.impls, implLibtorrent) {
-		script := `g++ -O2 -std=c++17 $(pkg-config --cflags libtorrent-rasterbar) "$1" -o "$2" $(pkg-config --libs libtorrent-rasterbar) -lpthread`
-		cmd := exec.CommandContext(ctx, "sh", "-c", script, "sh", filepath.Join(b.src, "foreign", "ltmsg.cpp"), filepath.Join(b.tmp, "ltmsg"))
-		text, err := cmd.CombinedOutput()
-		if b.ltmsg = err == nil; !b.ltmsg {
-			fmt.Fprintf(b.out, "leaving out libtorrent's messages: %v (install g++, pkg-config, libtorrent-rasterbar-dev)\n%s", err, text)
-		}
+	return ctx.Err()
+}
+
+// buildLtmsg builds libtorrent's side of the messages, if the tools are there.
+func (b *bench) buildLtmsg(ctx context.Context) error {
+	args := []string{"-O2", "-std=c++17", filepath.Join(b.src, "foreign", "ltmsg.cpp"), "-o", filepath.Join(b.tmp, "ltmsg"), "-lpthread"}
+	flags, err := exec.CommandContext(ctx, "pkg-config", "--cflags", "--libs", "libtorrent-rasterbar").Output()
+	var text []byte
+	if err == nil {
+		cmd := exec.CommandContext(ctx, "g++", append(args, strings.Fields(string(flags))...)...)
+		cmd.WaitDelay = time.Second // for what g++ itself has started
+		text, err = cmd.CombinedOutput()
+	}
+	if b.ltmsg = err == nil; !b.ltmsg {
+		fmt.Fprintf(b.out, "leaving out libtorrent's messages: %v (install g++, pkg-config, libtorrent-rasterbar-dev)\n%s", err, text)
 	}
 	return ctx.Err()
 }

@@ -203,7 +203,8 @@ func (t table) print(w io.Writer, samples []Sample) (met bool, err error) {
 // markdown renders the table for the documentation.
 func (t table) markdown(m Machine, samples []Sample) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, medians (lowest–highest) of %d runs, turn and turn about. %s.\n\n", t.Title, spreadRuns(samples), m)
+	fmt.Fprintf(&b, "%s, medians (lowest–highest) of %d runs, turn and turn about. %s. Other programs used at most %.2f cores meanwhile.\n\n",
+		t.Title, runsIn(samples), m, noise(samples))
 	for i, row := range t.rows(samples) {
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(row, " | "))
 		if i == 0 {
@@ -217,8 +218,17 @@ func (t table) markdown(m Machine, samples []Sample) string {
 	return b.String()
 }
 
-// spreadRuns is how often each case was measured.
-func spreadRuns(samples []Sample) int {
+// noise is the most that other programs disturbed a measurement, in cores.
+func noise(samples []Sample) float64 {
+	most := 0.0
+	for _, s := range samples {
+		most = max(most, s.Values[otherCores])
+	}
+	return most
+}
+
+// runsIn is how often each case was measured.
+func runsIn(samples []Sample) int {
 	n := 0
 	for _, s := range samples {
 		n = max(n, s.Run)

@@ -126,6 +126,18 @@ func TestParseProc(t *testing.T) {
 	}
 }
 
+func TestParseBusy(t *testing.T) {
+	got, err := parseBusy([]byte("cpu  100 20 30 9999 5 6 7 50 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"))
+	if err != nil || got != 2 {
+		t.Errorf("%v, %v; want 2 s", got, err)
+	}
+	for _, bad := range []string{"", "cpu0 1 1 1 1 1 1 1 1 0 0", "cpu 1 2 3", "cpu 1 2 x 4 5 6 7 8 9"} {
+		if _, err := parseBusy([]byte(bad)); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}
+
 func TestParseSize(t *testing.T) {
 	for s, want := range map[string]int64{"16K": 16 << 10, "1M": 1 << 20, "": 0, "1": 0, "1G": 0, "0K": 0, "-1M": 0, "1Mx": 0} {
 		if got, err := parseSize(s); got != want || (err == nil) != (want > 0) {
