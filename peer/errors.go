@@ -24,6 +24,9 @@ var (
 	ErrDuplicatePeer      = errors.New("already connected to this peer")
 	ErrUnknownTorrent     = errors.New("torrent not served here")
 	ErrWrongTorrent       = errors.New("peer answered for another torrent")
+	ErrCorruptPiece       = errors.New("piece failed its hash")
+	ErrCorruptMetadata    = errors.New("metadata failed its hash")
+	ErrUnwantedData       = errors.New("peer sends blocks that nobody asked for")
 	ErrTooManyConnections = errors.New("too many connections")
 )
 
@@ -84,6 +87,9 @@ func FaultOf(err error) Fault {
 		return FaultNone
 	case errors.Is(err, ErrHandshakeTimeout), errors.Is(err, ErrIdle):
 		return FaultNetwork
+	}
+	if errors.Is(err, ErrCorruptPiece) || errors.Is(err, ErrCorruptMetadata) || errors.Is(err, ErrUnwantedData) {
+		return FaultPeer
 	}
 	var p *ProtocolError
 	var s *wire.SyntaxError

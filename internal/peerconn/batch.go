@@ -17,6 +17,7 @@ type Event struct {
 	Block    bt.Block         // Piece, Reject; Have, Suggest and AllowedFast use Index alone
 	Data     *blockbuf.Buf    // Piece: the block, owned by whoever takes the event
 	Has      *bitfield.Set    // Bitfield: a copy
+	All      bool             // Have: it was the last piece that the peer lacked
 	Exchange *ltep.Exchange   // Exchange
 	Types    map[string]uint8 // Exchange: the peer's table after it
 	Metadata *ltep.Metadata   // Metadata
@@ -59,6 +60,7 @@ func (b *Batch) add(m *peer.Machine, msg wire.Message) {
 		e.Data.SetLen(copy(e.Data.Bytes(), t.Data))
 	case *wire.Have:
 		e.Block.Index = t.Index
+		_, e.All = m.Has()
 	case *wire.Suggest:
 		e.Block.Index = t.Index
 	case *wire.AllowedFast:

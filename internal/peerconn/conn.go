@@ -281,6 +281,16 @@ func (c *Conn) SendApp(ctx context.Context, id uint8, payload []byte) error {
 	return err
 }
 
+// TrySendApp is SendApp that does not wait: it reports false if there is no room now.
+func (c *Conn) TrySendApp(id uint8, payload []byte) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.waiters) > 0 || !c.room(len(payload)) {
+		return false, nil
+	}
+	return true, c.sendApp(id, payload)
+}
+
 func (c *Conn) sendApp(id uint8, payload []byte) error {
 	if err := c.m.SendExtended(id, payload); err != nil {
 		if c.m.Phase() == peer.PhaseClosed {

@@ -1,0 +1,148 @@
+package swarm
+
+import (
+	"crypto/sha1"
+	"fmt"
+	"time"
+
+	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire/ltep"
+)
+
+// Bounds of fetching metadata (BEP 9).
+const (
+	metaFetches  = 3                // peers that are asked at once, each for all of it, so that blame is certain
+	metaWindow   = 8                // pieces asked of one peer at once
+	metaPatience = 15 * time.Second // without a piece before another peer is asked
+)
+
+// metadataState is how far the torrent has come with fetching its metadata.
+type metadataState struct{ fetching int }
+
+// metadataFetch is one peer being asked for the metadata. Memory is taken as pieces arrive, in order.
+type metadataFetch struct {
+	size    int
+	data    []byte
+	asked   int // pieces asked for
+	last    time.Time
+	refused bool // it rejected, was slow, or sent nonsense: not asked again
+	active  bool
+}
+
+// wantsMetadata reports whether the metadata has to come from peers.
+func (t *Torrent) wantsMetadata() bool {
+	return t.state == StateMetadata && t.err == nil && !t.closing
+}
+
+// offerMetadata begins to ask a peer for the metadata if it offers it and not enough others are asked.
+func (t *Torrent) offerMetadata(p *Peer) {
+	if !t.wantsMetadata() || t.meta.fetching >= metaFetches || p.meta != nil {
+		return
+	}
+	size := p.exchange.MetadataSize
+	if size < 1 || size > ltep.MaxMetadataBytes || p.types[ltep.NameMetadata] == 0 {
+		return
+	}
+	p.meta = &metadataFetch{size: int(size), active: true, last: t.cfg.Now()}
+	t.meta.fetching++
+	t.askMetadata(p)
+}
+
+// askMetadata keeps the window of a fetch full.
+func (t *Torrent) askMetadata(p *Peer) {
+	f := p.meta
+	pieces := (f.size + ltep.MetadataPieceBytes - 1) / ltep.MetadataPieceBytes
+	have := len(f.data) / ltep.MetadataPieceBytes
+	p.conn.Do(func(m *peer.Machine) {
+		for f.asked < pieces && f.asked < have+metaWindow {
+			if m.SendMetadata(ltep.Metadata{Type: ltep.MetadataRequest, Piece: uint32(f.asked)}) != nil {
+				return // withdrawn, or over: tickMetadata finds another peer
+			}
+			f.asked++
+		}
+	})
+}
+
+// peerMetadata handles a piece of metadata, or a peer's refusal to give one.
+func (t *Torrent) peerMetadata(p *Peer, now time.Time, md *ltep.Metadata) {
+	f := p.meta
+	if f == nil || !f.active || !t.wantsMetadata() {
+		return
+	}
+	if md.Type == ltep.MetadataReject {
+		t.refuseMetadata(p)
+		return
+	}
+	at := int(md.Piece) * ltep.MetadataPieceBytes
+	want := min(ltep.MetadataPieceBytes, f.size-at)
+	if at != len(f.data) || len(md.Data) != want {
+		t.refuseMetadata(p) // not what was asked for, or out of order: another peer may do better
+		return
+	}
+	f.data, f.last = append(f.data, md.Data...), now
+	if len(f.data) < f.size {
+		t.askMetadata(p)
+		return
+	}
+	if sha1.Sum(f.data) != t.cfg.InfoHash {
+		t.refuseMetadata(p)
+		t.banned[p.id] = struct{}{}
+		p.conn.Close(fmt.Errorf("%w: %d bytes", peer.ErrCorruptMetadata, f.size))
+		return
+	}
+	info, err := metainfo.ParseInfo(f.data)
+	if err != nil {
+		// The hash is right, so this is the torrent, and no peer has a better one.
+		t.fail(fmt.Errorf("metadata: %w", err))
+		return
+	}
+	for q := range t.peers {
+		q.meta = nil
+	}
+	t.gotInfo(info)
+	t.notify(Event{Kind: EventMetadata})
+}
+
+// refuseMetadata gives a peer up as a source of metadata.
+func (t *Torrent) refuseMetadata(p *Peer) {
+	p.meta.active, p.meta.refused, p.meta.data, p.meta.last = false, true, nil, t.cfg.Now()
+	t.meta.fetching--
+	t.nextMetadata()
+}
+
+// dropMetadata forgets a peer's fetch because its session has ended.
+func (t *Torrent) dropMetadata(p *Peer) {
+	if p.meta != nil && p.meta.active && t.wantsMetadata() {
+		p.meta.active = false
+		t.meta.fetching--
+		t.nextMetadata()
+	}
+	p.meta = nil
+}
+
+// nextMetadata asks other peers while fewer are asked than could be.
+func (t *Torrent) nextMetadata() {
+	for p := range t.peers {
+		if p.exchanged {
+			t.offerMetadata(p)
+		}
+	}
+}
+
+// tickMetadata gives up peers that are slow, and gives those that refused another chance after a while, since there may be nobody else.
+func (t *Torrent) tickMetadata(now time.Time) {
+	if !t.wantsMetadata() {
+		return
+	}
+	for p := range t.peers {
+		switch f := p.meta; {
+		case f == nil:
+		case f.active && now.Sub(f.last) > metaPatience:
+			t.refuseMetadata(p)
+		case f.refused && now.Sub(f.last) > 4*metaPatience:
+			p.meta = nil
+		}
+	}
+	t.nextMetadata()
+}

@@ -1,0 +1,547 @@
+package swarm
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/parley-bt/parley/bitfield"
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/choker"
+	"github.com/parley-bt/parley/internal/peerconn"
+	"github.com/parley-bt/parley/internal/picker"
+	"github.com/parley-bt/parley/internal/pipeline"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/ltep"
+)
+
+// Peer is the torrent's view of one session. Its fields belong to the torrent's owner but for those said otherwise.
+type Peer struct {
+	t         *Torrent
+	conn      *peerconn.Conn // set before the session opens
+	apps      Apps
+	addr      netip.AddrPort
+	candidate *candidate // nil for incoming connections
+	incoming  bool
+	helloDone func() // called by the read loop; nil for outgoing connections and once called
+
+	// Set when the session opens, then read by anyone.
+	id       bt.PeerID
+	reserved wire.Reserved
+	dialect  wire.Dialect
+	fast     bool
+	since    time.Time
+	opened   atomic.Bool
+
+	uploaded atomic.Int64 // bytes of piece data, by the writer
+
+	key                picker.PeerKey
+	has                *bitfield.Set // what it has, while we miss something; nil if seed
+	seed               bool
+	uploadOnly         bool
+	pipe               pipeline.Pipeline
+	snubbed            bool
+	late               int             // blocks that were given up and may still come
+	unwanted           int             // bytes that nobody asked for
+	allowed            []bt.PieceIndex // pieces we may ask for while choked (BEP 6)
+	peerChoking        bool
+	peerInterested     bool
+	amInterested       bool
+	unchoked, wanted   bool // wanted is rechoke's scratch
+	chokeSince         time.Time
+	up                 pipeline.Meter
+	upSeen, downloaded int64
+
+	exchanged    bool // its type exchange has come
+	exchange     ltep.Exchange
+	types        map[string]uint8
+	exchangeDue  bool
+	exchangeSent time.Time
+	meta         *metadataFetch
+
+	rival      *Peer // the older session that this one may replace (EMP/1 section 7.7)
+	rivalUntil time.Time
+	rivalSince time.Time
+}
+
+// OurReserved is what we set in a hello: the extension protocol and Fast.
+var OurReserved = wire.Reserved{5: 0x10, 7: 0x04}
+
+func pickerKey(k choker.Key) picker.PeerKey { return picker.PeerKey(k) }
+
+// unwantedLimit is how many bytes of blocks a peer may send that nobody asked it for.
+const unwantedLimit = 4 << 20
+
+// NewIncoming makes the session of an incoming connection for this torrent.
+//
+// helloDone is called once, when the hellos are complete or the connection has ended.
+func (t *Torrent) NewIncoming(c *peerconn.Conn, helloDone func()) (peerconn.Session, peer.Local, error) {
+	select {
+	case <-t.ctx.Done():
+		return nil, peer.Local{}, peer.ErrUnknownTorrent
+	case <-t.stopped.ch:
+		return nil, peer.Local{}, peer.ErrUnknownTorrent
+	default:
+	}
+	p := t.newPeer(c.Addr())
+	p.incoming, p.helloDone = true, helloDone
+	if !t.post(envelope{kind: envCall, f: func() { t.begin(p, c) }}) {
+		return nil, peer.Local{}, peer.ErrUnknownTorrent
+	}
+	return p, t.local(), nil
+}
+
+func (t *Torrent) newPeer(addr netip.AddrPort) *Peer {
+	p := &Peer{t: t, addr: addr, peerChoking: true}
+	p.apps = t.cfg.NewApps(p)
+	return p
+}
+
+func (t *Torrent) local() peer.Local {
+	return peer.Local{InfoHash: t.cfg.InfoHash, Geometry: t.shared.Load().geom}
+}
+
+// The methods of peerconn.Session.
+
+// Open implements [peerconn.Session].
+func (p *Peer) Open(c *peerconn.Conn) {
+	c.Do(func(m *peer.Machine) {
+		p.id, p.reserved, p.dialect, p.fast = m.PeerID(), m.Reserved(), m.Dialect(), m.Fast()
+	})
+	p.endHello()
+	p.conn = c
+	p.since = p.t.cfg.Now()
+	p.t.post(envelope{kind: envOpened, p: p})
+}
+
+func (p *Peer) endHello() {
+	if p.helloDone != nil {
+		p.helloDone()
+		p.helloDone = nil
+	}
+}
+
+// App implements [peerconn.Session].
+func (p *Peer) App(id uint8, payload []byte) { p.apps.App(id, payload) }
+
+// AppsDone implements [peerconn.Session].
+func (p *Peer) AppsDone() { p.apps.AppsDone() }
+
+// Deliver implements [peerconn.Session].
+func (p *Peer) Deliver(_ *peerconn.Conn, b *peerconn.Batch) {
+	if !p.t.post(envelope{kind: envBatch, p: p, batch: b}) {
+		b.Discard()
+	}
+}
+
+// errNotHere refuses a request for a piece that we lack.
+var errNotHere = errors.New("piece not here")
+
+// ReadBlock implements [peerconn.Session].
+func (p *Peer) ReadBlock(dst []byte, b bt.Block) error {
+	t := p.t
+	t.haveMu.RLock()
+	ok := t.have != nil && t.have.Has(int(b.Index))
+	t.haveMu.RUnlock()
+	s := t.shared.Load()
+	if !ok || s.store == nil {
+		return errNotHere
+	}
+	n, err := s.store.ReadAt(dst, s.geom.Offset(b))
+	if n == len(dst) {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	t.post(envelope{kind: envCall, f: func() { t.fail(err) }}) // what was verified has gone
+	return err
+}
+
+// Uploaded implements [peerconn.Session].
+func (p *Peer) Uploaded(n int) {
+	p.uploaded.Add(int64(n))
+	p.t.uploaded.Add(int64(n))
+}
+
+// Metadata implements [peerconn.Session].
+func (p *Peer) Metadata() []byte {
+	if info := p.t.shared.Load().info; info != nil {
+		return info.Bytes
+	}
+	return nil
+}
+
+// Closed implements [peerconn.Session].
+func (p *Peer) Closed(_ *peerconn.Conn, err error) {
+	p.endHello()
+	p.t.post(envelope{kind: envClosed, p: p, err: err})
+}
+
+// What the layer above may ask.
+
+// Conn returns the session's connection, nil before it is open.
+func (p *Peer) Conn() *peerconn.Conn {
+	if p.opened.Load() {
+		return p.conn
+	}
+	return nil
+}
+
+// Apps returns the application side of the session.
+func (p *Peer) Apps() Apps { return p.apps }
+
+// Torrent returns the torrent the session belongs to.
+func (p *Peer) Torrent() *Torrent { return p.t }
+
+// Addr returns the remote end.
+func (p *Peer) Addr() netip.AddrPort { return p.addr }
+
+// Info is what is known about a peer at one moment.
+type Info struct {
+	ID                  bt.PeerID
+	Client              string
+	Dialect             wire.Dialect
+	Reserved            wire.Reserved
+	Incoming            bool
+	Listen              netip.AddrPort
+	Pieces              int
+	Seed                bool
+	Downloaded          int64
+	Uploaded            int64
+	DownRate, UpRate    float64
+	AmChoking           bool
+	AmInterested        bool
+	PeerChoking         bool
+	PeerInterested      bool
+	Since, LastReceived time.Time
+}
+
+// Info returns what is known about the peer now.
+func (p *Peer) Info() Info {
+	i := Info{ID: p.id, Dialect: p.dialect, Reserved: p.reserved, Incoming: p.incoming, Since: p.since, Uploaded: p.uploaded.Load()}
+	fill := func() {
+		now := p.t.cfg.Now()
+		i.Client = p.exchange.Client
+		i.Seed = p.seed
+		i.Downloaded = p.downloaded
+		i.DownRate, i.UpRate = p.pipe.Rate(now), p.up.Rate(now)
+		switch {
+		case !p.incoming:
+			i.Listen = p.addr
+		case p.exchange.Port != 0:
+			i.Listen = netip.AddrPortFrom(p.addr.Addr(), p.exchange.Port)
+		}
+	}
+	if !p.t.do(fill) {
+		fill()
+	}
+	if p.conn != nil {
+		p.conn.Do(func(m *peer.Machine) {
+			i.AmChoking, i.AmInterested, i.PeerChoking, i.PeerInterested = m.Choke()
+			i.LastReceived = m.LastReceived()
+			switch set, all := m.Has(); {
+			case all:
+				i.Pieces = p.t.shared.Load().geom.NumPieces()
+			case set != nil:
+				i.Pieces = set.Count()
+			}
+		})
+	}
+	return i
+}
+
+// The owner's side.
+
+// send queues a message; a session that has ended meanwhile reports its end by itself.
+func (t *Torrent) send(p *Peer, msg wire.Message) {
+	if err := p.conn.Send(msg); err != nil && !errors.Is(err, peer.ErrNotOpen) && !errors.Is(err, peer.ErrUnsupported) {
+		t.cfg.Log.Debug("sending to peer", "peer", p.addr, "error", err)
+	}
+}
+
+// begin counts a connection whose hellos are on their way.
+func (t *Torrent) begin(p *Peer, c *peerconn.Conn) {
+	t.conns++
+	t.pending[p] = c
+	if t.closing || t.err != nil {
+		c.Close(peer.ErrUnknownTorrent)
+	}
+}
+
+// opened takes a session in whose hellos are complete.
+func (t *Torrent) opened(p *Peer) {
+	delete(t.pending, p)
+	if err := t.admit(p); err != nil {
+		p.conn.Close(err)
+		return
+	}
+	t.peers[p] = struct{}{}
+	t.nextKey++
+	p.key = t.nextKey
+	t.byKey[p.key] = p
+	if t.byID[p.id] == nil {
+		t.byID[p.id] = p
+	}
+	p.chokeSince = p.since
+	p.opened.Store(true)
+	t.learnGeometry(p)
+	t.greet(p)
+	t.notify(Event{Kind: EventPeerConnected, Peer: p})
+}
+
+// admit decides whether a new session may stay.
+func (t *Torrent) admit(p *Peer) error {
+	if t.closing || t.err != nil {
+		return peer.ErrUnknownTorrent
+	}
+	if _, bad := t.banned[p.id]; bad {
+		return peer.ErrDuplicatePeer
+	}
+	if len(t.peers)+t.lingering >= t.cfg.MaxPeers {
+		return peer.ErrTooManyConnections
+	}
+	if old := t.byID[p.id]; old != nil {
+		return t.admitRival(old, p)
+	}
+	return nil
+}
+
+// learnGeometry tells a session the torrent's geometry, and learns what the peer has.
+func (t *Torrent) learnGeometry(p *Peer) {
+	if !t.geom.Known() {
+		return
+	}
+	var has *bitfield.Set
+	var all bool
+	p.conn.Do(func(m *peer.Machine) {
+		if m.SetGeometry(t.geom) != nil {
+			return // the session has ended, and says so by itself
+		}
+		set, a := m.Has()
+		if all = a; set != nil {
+			has = set.Clone()
+		}
+	})
+	t.peerHas(p, has, all)
+}
+
+// peerHas replaces what is known of a peer's pieces.
+func (t *Torrent) peerHas(p *Peer, has *bitfield.Set, all bool) {
+	p.seed = all
+	if t.picker == nil {
+		return
+	}
+	if p.has != nil {
+		t.picker.RemovePeer(p.key, p.has)
+	}
+	if has == nil && !all {
+		has = bitfield.New(t.geom.NumPieces())
+	}
+	p.has = has
+	if all {
+		// The picker's word for everything is nil; keep a set all the same, so that the same call serves later.
+		p.has = bitfield.NewFull(t.geom.NumPieces())
+	}
+	t.picker.AddPeer(p.key, p.has)
+	t.updateInterest(p)
+}
+
+// greet sends what every session begins with.
+func (t *Torrent) greet(p *Peer) {
+	switch {
+	case t.have == nil || t.have.Count() == 0:
+		if p.fast { // without metadata too: BEP 6 wants one of the three from everybody
+			t.send(p, wire.HaveNone{})
+		}
+	case t.have.Full() && p.fast:
+		t.send(p, wire.HaveAll{})
+	default:
+		t.send(p, wire.Bitfield{Bits: t.have.AppendWire(nil)})
+	}
+	p.exchangeDue = p.dialect == wire.DialectLTEP
+	if p.exchangeDue {
+		t.sendExchange(p, p.since)
+	}
+}
+
+// announce tells every peer what a type exchange says now.
+func (t *Torrent) announce() {
+	now := t.cfg.Now()
+	for p := range t.peers {
+		if p.dialect == wire.DialectLTEP {
+			p.exchangeDue = true
+			t.sendExchange(p, now)
+		}
+	}
+}
+
+// exchangeEvery spaces exchanges: types that are registered one after the other go out together, and a session has a limited number
+// (EMP/1 section 6.1).
+const exchangeEvery = 900 * time.Millisecond
+
+// sendExchange sends the type exchange that is due, unless the last one was a moment ago: then the next tick does.
+func (t *Torrent) sendExchange(p *Peer, now time.Time) {
+	if !p.exchangeSent.IsZero() && now.Sub(p.exchangeSent) < exchangeEvery {
+		return
+	}
+	p.exchangeDue, p.exchangeSent = false, now
+	e := ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, YourIP: p.addr.Addr(),
+		UploadOnly: t.state == StateSeeding}
+	var use *peer.WeUse
+	e.M, use = t.cfg.Types.Exchange()
+	e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: use.Metadata})
+	if t.info != nil {
+		e.MetadataSize = int64(len(t.info.Bytes))
+	}
+	p.conn.Do(func(m *peer.Machine) {
+		if err := m.SendExchange(&e, use); errors.Is(err, peer.ErrTooManyExchanges) {
+			t.cfg.Log.Warn("message types changed too often for this session: the peer is not told", "peer", p.addr)
+		}
+	})
+}
+
+// peerEvents handles what a peer said.
+func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
+	if _, here := t.peers[p]; !here || t.err != nil {
+		b.Discard()
+		return
+	}
+	now := t.cfg.Now()
+	refill := false
+	for i := range b.Events {
+		e := &b.Events[i]
+		switch e.Kind {
+		case wire.KindPiece:
+			data := e.Data
+			e.Data = nil
+			t.block(p, now, e.Block, data)
+			refill = true
+		case wire.KindChoke:
+			p.peerChoking = true
+			if !p.fast { // the requests are gone, though what is on its way may still come (BEP 3)
+				t.releaseAll(p, now)
+			}
+		case wire.KindUnchoke:
+			p.peerChoking = false
+			refill = true
+		case wire.KindInterested, wire.KindNotInterested:
+			p.peerInterested = e.Kind == wire.KindInterested
+			t.rechoke(now)
+		case wire.KindHave:
+			t.peerHave(p, e)
+		case wire.KindBitfield:
+			t.peerHas(p, e.Has, false)
+		case wire.KindHaveAll:
+			t.peerHas(p, nil, true)
+		case wire.KindHaveNone:
+			t.peerHas(p, nil, false)
+		case wire.KindReject:
+			if t.picker != nil && t.picker.Release(p.key, e.Block) {
+				p.pipe.Dropped(now, 1)
+				refill = true
+			}
+		case wire.KindAllowedFast:
+			const most = 64 // nobody means more: BEP 6 has 10
+			if len(p.allowed) < most {
+				p.allowed = append(p.allowed, e.Block.Index)
+			}
+			refill = true
+		case wire.KindExchange:
+			t.peerExchange(p, e)
+		case wire.KindMetadata:
+			t.peerMetadata(p, now, e.Metadata)
+		}
+	}
+	b.Release()
+	if refill {
+		t.fill(p, now)
+	}
+}
+
+func (t *Torrent) peerHave(p *Peer, e *peerconn.Event) {
+	if e.All {
+		p.seed = true
+	}
+	if t.picker == nil || p.has == nil || !p.has.Add(int(e.Block.Index)) {
+		return
+	}
+	t.picker.PeerHas(p.key, e.Block.Index)
+	t.updateInterest(p)
+}
+
+func (t *Torrent) peerExchange(p *Peer, e *peerconn.Event) {
+	p.exchanged, p.exchange, p.types = true, *e.Exchange, e.Types
+	p.exchange.M = nil // e.Types has it, merged
+	p.uploadOnly = p.exchange.UploadOnly
+	if p.exchange.ReqQ > 0 {
+		p.pipe.SetLimit(p.exchange.ReqQ)
+	}
+	p.apps.SetTypes(e.Types)
+	t.notify(Event{Kind: EventPeerTypes, Peer: p})
+	t.offerMetadata(p)
+}
+
+// updateInterest tells a peer whether we want something of it.
+func (t *Torrent) updateInterest(p *Peer) {
+	want := t.picker != nil && t.picker.Interesting(p.key, p.has)
+	if want == p.amInterested {
+		return
+	}
+	p.amInterested = want
+	if want {
+		t.send(p, wire.Interested{})
+	} else {
+		t.send(p, wire.NotInterested{})
+	}
+}
+
+// closed forgets a session that has ended.
+func (t *Torrent) closed(p *Peer, err error) {
+	t.conns--
+	delete(t.pending, p)
+	now := t.cfg.Now()
+	if p.candidate != nil {
+		t.candidateClosed(p, now, err)
+	}
+	if _, here := t.peers[p]; !here {
+		p.apps.End(nil)
+		return
+	}
+	delete(t.peers, p)
+	delete(t.byKey, p.key)
+	if t.byID[p.id] == p {
+		delete(t.byID, p.id)
+		for q := range t.peers { // a second session with the same peer takes its place
+			if q.id == p.id {
+				t.byID[p.id] = q
+			}
+		}
+	}
+	if t.picker != nil && p.has != nil {
+		t.picker.RemovePeer(p.key, p.has)
+	}
+	p.has = nil
+	t.dropMetadata(p)
+	t.lingering++
+	p.apps.End(func() { t.post(envelope{kind: envCall, f: func() { t.lingering-- }}) })
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	t.notify(Event{Kind: EventPeerDisconnected, Peer: p, Err: err})
+	if t.closing || t.err != nil {
+		return
+	}
+	if p.unchoked || p.peerInterested {
+		t.rechoke(now)
+	}
+	for q := range t.peers {
+		if t.picker != nil && q.pipe.Outstanding() == 0 {
+			t.fill(q, now)
+		}
+	}
+}

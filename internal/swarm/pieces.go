@@ -1,0 +1,267 @@
+package swarm
+
+import (
+	"crypto/sha1"
+	"fmt"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/internal/picker"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire"
+)
+
+// assembly is a piece on its way: its blocks as they arrive. Once complete it belongs to the worker that verifies it.
+type assembly struct {
+	index  bt.PieceIndex
+	blocks []*blockbuf.Buf
+	bytes  int
+}
+
+func (a *assembly) release() {
+	for _, b := range a.blocks {
+		if b != nil {
+			b.Release()
+		}
+	}
+	a.blocks = nil
+}
+
+// block takes in a block that arrived. It owns data.
+func (t *Torrent) block(p *Peer, now time.Time, b bt.Block, data *blockbuf.Buf) {
+	n := int(b.Length)
+	t.downloaded += int64(n)
+	p.downloaded += int64(n)
+	t.down.Add(now, n)
+	if t.picker == nil {
+		t.waste(p, b, data)
+		return
+	}
+	r := t.picker.Received(p.key, b)
+	if r.Outcome == picker.BlockUnrequested && p.late > 0 {
+		p.late--
+		r = t.picker.Accept(p.key, b)
+	} else if r.Outcome != picker.BlockUnrequested {
+		p.pipe.Arrived(now, n)
+		p.snubbed = false
+	}
+	switch r.Outcome {
+	case picker.BlockNew:
+	case picker.BlockDuplicate:
+		t.wasted += int64(n)
+		data.Release()
+		return
+	default:
+		t.waste(p, b, data)
+		return
+	}
+	if r.Others > 0 {
+		t.cancelOthers(p, b, now)
+	}
+	a := t.open[b.Index]
+	if a == nil {
+		a = &assembly{index: b.Index, blocks: make([]*blockbuf.Buf, t.geom.NumBlocks(b.Index))}
+		t.open[b.Index] = a
+	}
+	a.blocks[b.Begin/bt.BlockBytes] = data
+	a.bytes += n
+	if r.PieceComplete {
+		delete(t.open, b.Index)
+		t.verifying += a.bytes
+		t.jobs = append(t.jobs, a)
+		t.startJobs()
+	}
+}
+
+// waste drops a block that nobody wants, and a peer that sends too many of them.
+func (t *Torrent) waste(p *Peer, b bt.Block, data *blockbuf.Buf) {
+	data.Release()
+	t.wasted += int64(b.Length)
+	if p.unwanted += int(b.Length); p.unwanted > unwantedLimit && t.picker != nil {
+		p.conn.Close(fmt.Errorf("%w: %d bytes", peer.ErrUnwantedData, p.unwanted))
+	}
+}
+
+// cancelOthers takes requests for a block back that has come from somebody else.
+func (t *Torrent) cancelOthers(p *Peer, b bt.Block, now time.Time) {
+	t.keys = t.picker.Others(t.keys[:0], b)
+	for _, k := range t.keys {
+		if q := t.byKey[k]; q != nil && q != p {
+			t.send(q, wire.Cancel{Block: b})
+			q.pipe.Dropped(now, 1)
+		}
+		t.picker.Release(k, b)
+	}
+}
+
+// startJobs starts workers for complete pieces.
+func (t *Torrent) startJobs() {
+	for len(t.jobs) > 0 && t.working < workers() {
+		a := t.jobs[0]
+		t.jobs = append(t.jobs[:0], t.jobs[1:]...)
+		t.working++
+		t.group.Go(func() { t.verify(a) })
+	}
+}
+
+// verify hashes a complete piece and writes it if it is right. It runs on a worker; storage, info and geometry no longer change.
+func (t *Torrent) verify(a *assembly) {
+	s := t.shared.Load()
+	h := sha1.New()
+	for _, b := range a.blocks {
+		h.Write(b.Bytes())
+	}
+	var sum [bt.HashBytes]byte
+	ok := [bt.HashBytes]byte(h.Sum(sum[:0])) == s.info.PieceHash(a.index)
+	var err error
+	if ok {
+		off := s.geom.PieceStart(a.index)
+		for _, b := range a.blocks {
+			if _, err = s.store.WriteAt(b.Bytes(), off); err != nil {
+				break
+			}
+			off += int64(b.Len())
+		}
+		if err == nil {
+			err = s.store.Verified(a.index)
+		}
+	}
+	a.release()
+	f := func() { t.pieceDone(a, ok, err) }
+	t.post(envelope{kind: envCall, f: f}) // the owner waits for working to become 0
+}
+
+// pieceDone goes on after a piece was verified.
+func (t *Torrent) pieceDone(a *assembly, ok bool, err error) {
+	t.working--
+	t.verifying -= a.bytes
+	if t.picker == nil {
+		return // stopped meanwhile
+	}
+	now := t.cfg.Now()
+	switch {
+	case err != nil:
+		t.picker.Failed(a.index)
+		t.fail(fmt.Errorf("piece %d: %w", a.index, err))
+		return
+	case !ok:
+		t.corruptPiece(a)
+	default:
+		t.haveMu.Lock()
+		t.have.Add(int(a.index))
+		t.haveMu.Unlock()
+		t.picker.Verified(a.index)
+		t.progress = true
+		for p := range t.peers {
+			if !p.seed {
+				t.send(p, wire.Have{Index: a.index})
+			}
+		}
+		if t.picker.Complete() {
+			t.completed()
+			return
+		}
+		for p := range t.peers {
+			if p.amInterested && !t.picker.Interesting(p.key, p.has) {
+				t.updateInterest(p)
+			}
+		}
+	}
+	t.startJobs()
+	if t.verifying <= t.cfg.BufferBytes/2 {
+		for p := range t.peers {
+			if p.pipe.Room() > 0 {
+				t.fill(p, now)
+			}
+		}
+	}
+}
+
+// corruptPiece puts the blame for a piece whose hash was wrong: certain if one peer sent all of it.
+func (t *Torrent) corruptPiece(a *assembly) {
+	t.corrupt++
+	t.wasted += int64(a.bytes)
+	t.keys = t.picker.Contributors(t.keys[:0], a.index)
+	t.picker.Failed(a.index)
+	t.cfg.Log.Warn("piece failed its hash", "piece", a.index, "contributors", len(t.keys))
+	if len(t.keys) != 1 {
+		return
+	}
+	if p := t.byKey[t.keys[0]]; p != nil {
+		t.banned[p.id] = struct{}{}
+		p.conn.Close(fmt.Errorf("%w: piece %d", peer.ErrCorruptPiece, a.index))
+	}
+}
+
+// fill asks a peer for as many blocks as fit its pipeline.
+func (t *Torrent) fill(p *Peer, now time.Time) {
+	if t.picker == nil || t.closing || !p.amInterested || t.verifying > t.cfg.BufferBytes/2 {
+		return
+	}
+	room := p.pipe.Room()
+	if p.snubbed { // one block at a time, to learn whether it is alive again
+		room = min(room, 1-p.pipe.Outstanding())
+	}
+	if room <= 0 {
+		return
+	}
+	switch {
+	case !p.peerChoking:
+		t.blocks = t.picker.Pick(t.blocks[:0], p.key, p.has, room)
+	case p.fast && len(p.allowed) > 0:
+		t.blocks = t.picker.PickAllowed(t.blocks[:0], p.key, p.has, p.allowed, room)
+	default:
+		return
+	}
+	if len(t.blocks) == 0 {
+		return
+	}
+	if err := p.conn.SendRequests(t.blocks); err != nil {
+		t.picker.ReleaseAll(p.key) // the session has ended; its Closed is on the way
+		return
+	}
+	p.pipe.Sent(now, len(t.blocks))
+}
+
+// releaseAll gives up what a peer owes.
+func (t *Torrent) releaseAll(p *Peer, now time.Time) {
+	if t.picker == nil {
+		return
+	}
+	n := t.picker.ReleaseAll(p.key)
+	p.pipe.Dropped(now, n)
+	p.late += n
+	for q := range t.peers {
+		if q != p && n > 0 {
+			t.fill(q, now)
+		}
+	}
+}
+
+// abandonStalled gives up open pieces that no connected peer has, when they keep others from being opened: their blocks hold memory.
+func (t *Torrent) abandonStalled() {
+	if len(t.open) < max(2, t.cfg.BufferBytes/2/int(t.geom.PieceBytes)) {
+		return
+	}
+	for i, a := range t.open {
+		if t.picker.Availability(i) == 0 && t.picker.Abandon(i) {
+			t.wasted += int64(a.bytes)
+			a.release()
+			delete(t.open, i)
+		}
+	}
+}
+
+// discardOpen lets go of the blocks of pieces that will not be completed.
+func (t *Torrent) discardOpen() {
+	for i, a := range t.open {
+		a.release()
+		delete(t.open, i)
+	}
+	for _, a := range t.jobs {
+		t.verifying -= a.bytes
+		a.release()
+	}
+	t.jobs = nil
+}

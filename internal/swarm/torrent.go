@@ -1,0 +1,618 @@
+// Package swarm runs one torrent: whom to connect to, what to ask for, whom to serve, what is verified and kept. One goroutine owns a torrent's
+// state; connections post what peers say to its inbox, and commands to peers go into their outboxes, which never blocks. It asks internal/picker,
+// internal/choker and internal/pipeline for decisions, and knows nothing of application messages beyond the extended ids they need.
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/parley-bt/parley/bitfield"
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/choker"
+	"github.com/parley-bt/parley/internal/peerconn"
+	"github.com/parley-bt/parley/internal/picker"
+	"github.com/parley-bt/parley/internal/pipeline"
+	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/storage"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/ltep"
+)
+
+// ErrClosed is returned by calls on a torrent that has been closed.
+var ErrClosed = errors.New("torrent closed")
+
+// Apps is the application side of one session; package messaging has it.
+type Apps interface {
+	App(id uint8, payload []byte)
+	AppsDone()
+	SetTypes(types map[string]uint8)
+	End(drained func())
+}
+
+// Types is what the swarm must know of the torrent's message types; package messaging has it.
+type Types interface {
+	// Exchange returns the entries of "m" and the table they announce.
+	Exchange() ([]ltep.Entry, *peer.WeUse)
+	// Usable reports whether a session with a peer that accepts names can carry messages.
+	Usable(names map[string]uint8) bool
+}
+
+// Config is what a torrent must know. Every field is set unless it says otherwise.
+type Config struct {
+	InfoHash   bt.InfoHash
+	PeerID     bt.PeerID
+	ClientName string
+	ListenPort uint16 // 0 if we do not listen
+	Log        *slog.Logger
+	Conn       *peerconn.Options
+	Now        func() time.Time
+	Dial       func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+
+	MaxPeers    int
+	UploadSlots int
+	BufferBytes int
+
+	Info       *metainfo.Info // nil: it comes from peers (BEP 9)
+	Open       func(*metainfo.Info) (storage.Storage, error)
+	Complete   bool // the content is known to be complete: no verification
+	NoDownload bool // take part without downloading or storing anything
+	OnVerify   func(done, total int)
+
+	Types   Types
+	NewApps func(*Peer) Apps
+	Notify  func(Event) // called by the owner: must not block, nor call the torrent
+}
+
+// State is what a torrent is doing.
+type State uint8
+
+// The states.
+const (
+	StateMetadata State = iota
+	StateVerifying
+	StateDownloading
+	StateSeeding
+	StateIdle // NoDownload
+	StateStopped
+)
+
+// Stats is a snapshot of a torrent.
+type Stats struct {
+	State                        State
+	TotalBytes, HaveBytes        int64
+	Pieces, HavePieces           int
+	Peers, Seeds                 int
+	Downloaded, Uploaded, Wasted int64
+	DownRate, UpRate             float64
+	CorruptPieces                int
+	Connecting                   int
+	Err                          error
+}
+
+// EventKind says what an Event reports.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	EventPeerConnected EventKind = iota + 1
+	EventPeerTypes
+	EventPeerDisconnected
+	EventDialFailed
+	EventMetadata
+	EventVerified
+	EventProgress
+	EventComplete
+	EventError
+)
+
+// Event is something that happened, for the layer above.
+type Event struct {
+	Kind  EventKind
+	Peer  *Peer
+	Addr  netip.AddrPort
+	Stats Stats
+	Err   error
+}
+
+// tickEvery is how often the owner looks at everything that depends on time.
+const tickEvery = time.Second
+
+// inboxSize is how many batches may wait for the owner; beyond it connections are not read.
+const inboxSize = 64
+
+// Torrent is one swarm. Its exported methods are safe for concurrent use; everything else belongs to the owner goroutine.
+type Torrent struct {
+	cfg   Config
+	inbox chan envelope
+	group sync.WaitGroup // dials, verification, the owner itself
+	ctx   context.Context
+	stop  context.CancelFunc
+	done  chan struct{} // the owner has ended
+
+	// What others may read.
+	shared   atomic.Pointer[sharedState]
+	uploaded atomic.Int64
+	haveMu   sync.RWMutex
+	have     *bitfield.Set // written by the owner under haveMu
+
+	ready, complete, stopped *latch
+
+	// The owner's.
+	state      State
+	err        error
+	info       *metainfo.Info
+	geom       bt.Geometry
+	store      storage.Storage
+	picker     *picker.Picker // nil until metadata is known and storage open, and once complete
+	choker     choker.Choker
+	rng        *rand.Rand
+	peers      map[*Peer]struct{}
+	byID       map[bt.PeerID]*Peer
+	nextKey    picker.PeerKey
+	byKey      map[picker.PeerKey]*Peer
+	lingering  int                      // sessions that ended and whose messages still wait for handlers
+	conns      int                      // connections whose Closed has not been called, those in their hello too
+	pending    map[*Peer]*peerconn.Conn // those in their hello
+	closing    bool
+	candidates map[netip.AddrPort]*candidate
+	dialing    int
+	banned     map[bt.PeerID]struct{}
+	meta       metadataState
+
+	open      map[bt.PieceIndex]*assembly
+	jobs      []*assembly // complete, waiting for a worker
+	working   int
+	verifying int // bytes of pieces that wait for or are in verification
+
+	downloaded, wasted int64
+	corrupt            int
+	down, up           pipeline.Meter
+	upSeen             int64
+	progress           bool // pieces were verified since the last event
+
+	blocks []bt.Block // scratch
+	keys   []picker.PeerKey
+	ckeys  []choker.Key
+	cpeers []choker.Peer
+}
+
+// sharedState is what other goroutines read without asking the owner.
+type sharedState struct {
+	info  *metainfo.Info
+	geom  bt.Geometry
+	store storage.Storage
+}
+
+// latch is a condition that comes true once.
+type latch struct {
+	ch   chan struct{}
+	once sync.Once
+}
+
+func newLatch() *latch  { return &latch{ch: make(chan struct{})} }
+func (l *latch) close() { l.once.Do(func() { close(l.ch) }) }
+
+// envelope is one thing for the owner to do.
+type envelope struct {
+	p     *Peer
+	batch *peerconn.Batch
+	err   error
+	kind  envelopeKind
+	f     func()
+}
+
+type envelopeKind uint8
+
+const (
+	envOpened envelopeKind = iota
+	envBatch
+	envClosed
+	envCall
+)
+
+// Start makes a torrent and runs it until Close.
+func Start(cfg Config) *Torrent {
+	t := &Torrent{
+		cfg: cfg, inbox: make(chan envelope, inboxSize), done: make(chan struct{}),
+		ready: newLatch(), complete: newLatch(), stopped: newLatch(),
+		peers: make(map[*Peer]struct{}), byID: make(map[bt.PeerID]*Peer), byKey: make(map[picker.PeerKey]*Peer), pending: make(map[*Peer]*peerconn.Conn),
+		candidates: make(map[netip.AddrPort]*candidate), banned: make(map[bt.PeerID]struct{}),
+		open: make(map[bt.PieceIndex]*assembly),
+		rng:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+	}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	t.shared.Store(&sharedState{})
+	t.group.Add(1)
+	go t.run()
+	return t
+}
+
+// post gives the owner something to do; false if it has ended.
+func (t *Torrent) post(e envelope) bool {
+	select {
+	case t.inbox <- e:
+		return true
+	case <-t.done:
+		return false
+	}
+}
+
+// do runs f on the owner and waits for it; false if the owner has ended.
+func (t *Torrent) do(f func()) bool {
+	ran := make(chan struct{})
+	if !t.post(envelope{kind: envCall, f: func() { f(); close(ran) }}) {
+		return false
+	}
+	select {
+	case <-ran:
+		return true
+	case <-t.done:
+		select {
+		case <-ran:
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+// run is the owner.
+func (t *Torrent) run() {
+	defer t.group.Done()
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	stop := t.ctx.Done()
+	switch {
+	case t.cfg.NoDownload:
+		t.state = StateIdle
+		if t.cfg.Info != nil {
+			t.info = t.cfg.Info
+			t.publish()
+		}
+		t.ready.close()
+	case t.cfg.Info != nil:
+		t.gotInfo(t.cfg.Info)
+	}
+	for !t.closing || t.conns > 0 || t.working > 0 || t.dialing > 0 || t.state == StateVerifying {
+		select {
+		case e := <-t.inbox:
+			t.handle(e)
+		case <-tick.C:
+			t.tick()
+		case <-stop:
+			stop = nil
+			t.shut()
+		}
+	}
+	t.discardOpen()
+	if t.store != nil {
+		if err := t.store.Close(); err != nil {
+			t.cfg.Log.Warn("closing storage", "error", err)
+		}
+	}
+	t.state = StateStopped
+	close(t.done)
+	t.stopped.close()
+	// Posts that won the race against done are answered, so that nothing they hold is lost.
+	for {
+		select {
+		case e := <-t.inbox:
+			if e.batch != nil {
+				e.batch.Discard()
+			}
+			if e.kind == envCall {
+				e.f()
+			}
+		default:
+			return
+		}
+	}
+}
+
+func (t *Torrent) handle(e envelope) {
+	switch e.kind {
+	case envOpened:
+		t.opened(e.p)
+	case envBatch:
+		t.peerEvents(e.p, e.batch)
+	case envClosed:
+		t.closed(e.p, e.err)
+	case envCall:
+		e.f()
+	}
+}
+
+// shut begins the end of the torrent.
+func (t *Torrent) shut() {
+	t.closing = true
+	for _, c := range t.pending {
+		c.Close(peer.ErrUnknownTorrent)
+	}
+	for p := range t.peers {
+		p.conn.Close(nil)
+	}
+}
+
+// fail stops the torrent because of err: peers are closed, nothing more is written, what is good stays.
+func (t *Torrent) fail(err error) {
+	if t.err != nil || t.closing {
+		return
+	}
+	t.err = err
+	t.state = StateStopped
+	t.cfg.Log.Error("torrent stopped", "infohash", t.cfg.InfoHash, "error", err)
+	t.picker = nil
+	t.discardOpen()
+	for p := range t.peers {
+		p.conn.Close(nil)
+	}
+	t.notify(Event{Kind: EventError, Err: err})
+	t.stopped.close()
+}
+
+func (t *Torrent) notify(e Event) {
+	if e.Kind == EventVerified || e.Kind == EventProgress || e.Kind == EventComplete || e.Kind == EventError {
+		e.Stats = t.stats()
+	}
+	t.cfg.Notify(e)
+}
+
+// publish makes the metadata visible to other goroutines.
+func (t *Torrent) publish() {
+	t.shared.Store(&sharedState{info: t.info, geom: t.geom, store: t.store})
+}
+
+// gotInfo goes on once the metadata is known: storage is opened and what lies there verified, off the owner.
+func (t *Torrent) gotInfo(info *metainfo.Info) {
+	t.info = info
+	t.meta = metadataState{}
+	t.state = StateVerifying
+	t.group.Go(func() {
+		store, err := t.cfg.Open(info)
+		have := bitfield.New(info.NumPieces())
+		if err == nil {
+			if t.cfg.Complete {
+				have.Fill()
+			} else {
+				have, err = storage.VerifyPieces(t.ctx, store, info.Geometry, info.PieceHashes, t.cfg.OnVerify)
+			}
+		}
+		f := func() { t.verified(store, have, err) }
+		if !t.post(envelope{kind: envCall, f: f}) && store != nil {
+			store.Close()
+		}
+	})
+}
+
+// verified goes on once storage is open and its content known.
+func (t *Torrent) verified(store storage.Storage, have *bitfield.Set, err error) {
+	t.state = StateDownloading // run no longer waits
+	t.store = store
+	if t.closing {
+		return
+	}
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	t.geom = t.info.Geometry
+	t.haveMu.Lock()
+	t.have = have
+	t.haveMu.Unlock()
+	t.publish()
+	if !have.Full() {
+		pieceBytes := int(t.geom.PieceBytes)
+		t.picker = picker.New(t.geom, have, t.rng, picker.Options{MaxOpen: max(2, t.cfg.BufferBytes/2/pieceBytes)})
+	}
+	for p := range t.peers {
+		t.learnGeometry(p)
+		for i := range have.All() { // it was told that we have nothing
+			t.send(p, wire.Have{Index: bt.PieceIndex(i)})
+		}
+	}
+	t.notify(Event{Kind: EventVerified})
+	t.ready.close()
+	if have.Full() {
+		t.completed()
+		return
+	}
+	t.announce()
+	t.tick()
+}
+
+// completed goes on once every piece is in place.
+func (t *Torrent) completed() {
+	t.state = StateSeeding
+	t.picker = nil
+	for p := range t.peers {
+		p.has, p.amInterested = nil, false
+		t.send(p, wire.NotInterested{})
+	}
+	t.announce() // upload_only (BEP 21)
+	t.progress = false
+	t.notify(Event{Kind: EventComplete})
+	t.complete.close()
+	t.rechoke(t.cfg.Now())
+}
+
+// tick does what depends on time.
+func (t *Torrent) tick() {
+	if t.closing || t.err != nil {
+		return
+	}
+	now := t.cfg.Now()
+	up := t.uploaded.Load()
+	t.up.Add(now, int(up-t.upSeen))
+	t.upSeen = up
+	t.down.Add(now, 0)
+	for p := range t.peers {
+		t.tickPeer(p, now)
+	}
+	t.tickMetadata(now)
+	if next := t.choker.Next(); !next.IsZero() && !now.Before(next) {
+		t.rechoke(now)
+	}
+	if t.picker != nil {
+		t.abandonStalled()
+		for p := range t.peers {
+			t.fill(p, now)
+		}
+	}
+	if t.progress {
+		t.progress = false
+		t.notify(Event{Kind: EventProgress})
+	}
+	t.dial(now)
+}
+
+// tickPeer does for one peer what depends on time.
+func (t *Torrent) tickPeer(p *Peer, now time.Time) {
+	up := p.uploaded.Load()
+	p.up.Add(now, int(up-p.upSeen))
+	p.upSeen = up
+	if p.exchangeDue {
+		t.sendExchange(p, now)
+	}
+	if t.picker != nil && p.pipe.Snubbed(now) {
+		// What it owes is asked of others; if it comes after all it is welcome.
+		n := t.picker.ReleaseAll(p.key)
+		p.pipe.Dropped(now, n)
+		p.late += n
+		p.snubbed = true
+	}
+	t.settleDuplicate(p, now)
+	t.closeRedundant(p, now)
+}
+
+// closeRedundant closes sessions between two seeds that can carry no messages (EMP/1 section 7.7).
+func (t *Torrent) closeRedundant(p *Peer, now time.Time) {
+	if t.state != StateSeeding || !p.seed && !p.uploadOnly {
+		return
+	}
+	if !p.exchanged && now.Sub(p.since) < redundantPatience {
+		return
+	}
+	if !t.cfg.Types.Usable(p.types) {
+		p.conn.Close(errRedundant)
+	}
+}
+
+// redundantPatience is how long two seeds wait for each other's exchange.
+const redundantPatience = 10 * time.Second
+
+// errRedundant ends sessions in which neither side can want anything.
+var errRedundant = fmt.Errorf("both sides have everything: %w", peer.ErrDuplicatePeer)
+
+// stats makes a snapshot; the owner calls it.
+func (t *Torrent) stats() Stats {
+	now := t.cfg.Now()
+	s := Stats{State: t.state, Peers: len(t.peers), Downloaded: t.downloaded, Uploaded: t.uploaded.Load(), Wasted: t.wasted,
+		DownRate: t.down.Rate(now), UpRate: t.up.Rate(now), CorruptPieces: t.corrupt, Connecting: t.dialing, Err: t.err}
+	for p := range t.peers {
+		if p.seed {
+			s.Seeds++
+		}
+	}
+	if t.info != nil {
+		s.TotalBytes, s.Pieces = t.info.Geometry.TotalBytes, t.info.NumPieces()
+	}
+	if t.have != nil {
+		s.HavePieces = t.have.Count()
+		s.HaveBytes = int64(s.HavePieces) * int64(t.geom.PieceBytes)
+		if last := t.geom.NumPieces() - 1; last >= 0 && t.have.Has(last) {
+			s.HaveBytes -= int64(t.geom.PieceBytes) - int64(t.geom.PieceLen(bt.PieceIndex(last)))
+		}
+	}
+	return s
+}
+
+// Stats returns a snapshot.
+func (t *Torrent) Stats() Stats {
+	var s Stats
+	if !t.do(func() { s = t.stats() }) {
+		s = t.stats() // the owner has ended: nobody writes any more
+	}
+	return s
+}
+
+// Info returns the metadata, nil while it is not known.
+func (t *Torrent) Info() *metainfo.Info { return t.shared.Load().info }
+
+// Peers returns the peers that are connected now.
+func (t *Torrent) Peers() []*Peer {
+	var ps []*Peer
+	t.do(func() {
+		ps = make([]*Peer, 0, len(t.peers))
+		for p := range t.peers {
+			ps = append(ps, p)
+		}
+	})
+	return ps
+}
+
+// Call runs f on the owner with the peers connected now, and waits for it. f must not block, nor call the torrent. It reports whether f ran.
+func (t *Torrent) Call(f func(peers map[*Peer]struct{})) bool {
+	return t.do(func() { f(t.peers) })
+}
+
+// Announce tells every peer that the set of message types has changed.
+func (t *Torrent) Announce() {
+	t.post(envelope{kind: envCall, f: func() {
+		t.announce()
+		t.redial()
+	}})
+}
+
+// wait waits for a latch, the end of the torrent or the context.
+func (t *Torrent) wait(ctx context.Context, l *latch) error {
+	select {
+	case <-l.ch:
+		return nil
+	default:
+	}
+	select {
+	case <-l.ch:
+		return nil
+	case <-t.stopped.ch:
+		var err error
+		if !t.do(func() { err = t.err }) {
+			err = t.err
+		}
+		if err == nil {
+			err = ErrClosed
+		}
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// WaitReady waits until the metadata is known and what is on disk has been verified.
+func (t *Torrent) WaitReady(ctx context.Context) error { return t.wait(ctx, t.ready) }
+
+// WaitComplete waits until every piece is in place.
+func (t *Torrent) WaitComplete(ctx context.Context) error { return t.wait(ctx, t.complete) }
+
+// Close leaves the swarm and waits until nothing of the torrent runs any more, handlers of messages excepted.
+func (t *Torrent) Close() {
+	t.stop()
+	<-t.done
+	t.group.Wait()
+}
+
+// Done returns a channel that is closed when the torrent has been closed.
+func (t *Torrent) Done() <-chan struct{} { return t.done }
+
+// workers is how many pieces are hashed and written at once.
+func workers() int { return max(2, runtime.GOMAXPROCS(0)) }
