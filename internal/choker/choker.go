@@ -156,6 +156,13 @@ func (c *Choker) wantsOptimistic(slots int, seeding bool) bool {
 	return !seeding && !slices.ContainsFunc(c.ranked, func(p rankedPeer) bool { return !p.Snubbed && p.RateDown > 0 })
 }
 
+func (c *Choker) isOptimistic(k Key) bool { return c.hasOpt && c.optimistic == k }
+
+// holds reports whether a peer has a regular slot: the optimistic one earns no loyalty.
+func (c *Choker) holds(p *rankedPeer) bool {
+	return p.Unchoked && !c.isOptimistic(p.Key)
+}
+
 // score sorts c.ranked, those that earned a regular slot first.
 func (c *Choker) score(now time.Time, seeding bool) {
 	for k := range c.ranked {
@@ -168,12 +175,12 @@ func (c *Choker) score(now time.Time, seeding bool) {
 		default:
 			p.score = p.RateDown
 		}
-		if p.Unchoked && p.score > 0 {
+		if p.score > 0 && c.holds(p) {
 			p.score *= loyalty
 		}
 	}
 	stays := func(p rankedPeer) bool {
-		return p.Unchoked && (p.score > 0 || now.Sub(p.Since) < TurnLasts)
+		return c.holds(&p) && (p.score > 0 || now.Sub(p.Since) < TurnLasts)
 	}
 	slices.SortFunc(c.ranked, func(a, b rankedPeer) int {
 		if d := cmp.Compare(b.score, a.score); d != 0 {
@@ -218,7 +225,7 @@ func (c *Choker) goRound(regular int) {
 	now := c.round
 	turn := func(p rankedPeer) bool {
 		held := now.Sub(p.Since)
-		if !p.Unchoked || c.hasOpt && p.Key == c.optimistic {
+		if !c.holds(&p) {
 			return false
 		}
 		return held < minTurn || held < TurnLasts && p.RateUp >= tooSlowBps
@@ -258,7 +265,7 @@ func (c *Choker) keep(regular int) {
 			if len(c.out) >= regular {
 				return
 			}
-			if p.Unchoked == unchoked && !(c.hasOpt && p.Key == c.optimistic) {
+			if p.Unchoked == unchoked && !c.isOptimistic(p.Key) {
 				c.out[p.Key] = true
 			}
 		}
@@ -281,7 +288,7 @@ func (c *Choker) rotate(now time.Time, rng *rand.Rand) {
 	total := 0
 	weight := func(p rankedPeer) int {
 		switch {
-		case c.out[p.Key] || c.hasOpt && p.Key == c.optimistic:
+		case c.out[p.Key] || c.isOptimistic(p.Key):
 			return 0
 		case now.Sub(p.Connected) < NewFor:
 			return newWeight
