@@ -1,0 +1,149 @@
+package main
+
+import (
+	"net/netip"
+	"unicode/utf8"
+
+	"github.com/parley-bt/parley"
+)
+
+// The JSON lines. Their fields are documented in eventHelp and by "parley help events"; they only ever grow.
+
+type statsEvent struct {
+	head
+	statsFields
+}
+
+type statsFields struct {
+	State         string  `json:"state"`
+	TotalBytes    int64   `json:"total_bytes"`
+	HaveBytes     int64   `json:"have_bytes"`
+	Pieces        int     `json:"pieces"`
+	HavePieces    int     `json:"have_pieces"`
+	Peers         int     `json:"peers"`
+	Seeds         int     `json:"seeds"`
+	Downloaded    int64   `json:"downloaded"`
+	Uploaded      int64   `json:"uploaded"`
+	Wasted        int64   `json:"wasted"`
+	DownRate      float64 `json:"down_rate"`
+	UpRate        float64 `json:"up_rate"`
+	CorruptPieces int     `json:"corrupt_pieces"`
+}
+
+func statsJSON(s parley.Stats) statsFields {
+	return statsFields{
+		State: s.State.String(), TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, Pieces: s.Pieces, HavePieces: s.HavePieces,
+		Peers: s.Peers, Seeds: s.Seeds, Downloaded: s.Downloaded, Uploaded: s.Uploaded, Wasted: s.Wasted,
+		DownRate: s.DownRate, UpRate: s.UpRate, CorruptPieces: s.CorruptPieces,
+	}
+}
+
+type peerEvent struct {
+	head
+	Peer      string   `json:"peer"`
+	PeerID    string   `json:"peer_id"`
+	Client    string   `json:"client"`
+	Dialect   string   `json:"dialect"`
+	Hello     string   `json:"hello"`
+	Initiator bool     `json:"initiator"`
+	Seed      bool     `json:"seed"`
+	Types     []string `json:"types"`
+	Error     string   `json:"error,omitempty"`
+}
+
+type dialEvent struct {
+	head
+	Addr  netip.AddrPort `json:"addr"`
+	Error string         `json:"error"`
+}
+
+type missedEvent struct {
+	head
+	Missed int `json:"missed"`
+}
+
+// torrentErrorEvent is of kind "torrent_error": "error" is what ends the program.
+type torrentErrorEvent struct {
+	head
+	Error string `json:"error"`
+}
+
+func eventJSON(ev parley.Event) any {
+	h := head{Event: ev.Kind.String(), Time: ev.Time.UTC()}
+	errText := ""
+	if ev.Err != nil {
+		errText = ev.Err.Error()
+	}
+	switch ev.Kind {
+	case parley.EventPeerConnected, parley.EventPeerTypes, parley.EventPeerDisconnected:
+		i := ev.Peer.Info()
+		if i.Types == nil {
+			i.Types = []string{} // [] rather than null
+		}
+		return peerEvent{h, ev.Peer.String(), i.ID.String(), i.Client, i.Dialect.String(), i.Hello.String(), i.Initiator, i.Seed, i.Types, errText}
+	case parley.EventDialFailed:
+		return dialEvent{h, ev.Addr, errText}
+	case parley.EventVerified, parley.EventProgress, parley.EventComplete:
+		return statsEvent{h, statsJSON(ev.Stats)}
+	case parley.EventMissed:
+		return missedEvent{h, ev.Missed}
+	case parley.EventError:
+		h.Event = "torrent_error"
+		return torrentErrorEvent{h, errText}
+	}
+	return h
+}
+
+// messageEvent is one message that has arrived, or an echo that could not be sent. Exactly one of the payloads is there for a
+// message.
+type messageEvent struct {
+	head
+	Type          string  `json:"type"`
+	Peer          string  `json:"peer"`
+	Bytes         int     `json:"bytes"`
+	Payload       *string `json:"payload,omitempty"`
+	PayloadBase64 []byte  `json:"payload_base64,omitempty"`
+}
+
+type echoFailedEvent struct {
+	head
+	Type  string `json:"type"`
+	Peer  string `json:"peer"`
+	Error string `json:"error"`
+}
+
+func messageJSON(event string, m *parley.Message) messageEvent {
+	e := messageEvent{head: now(event), Type: m.Type, Peer: m.Peer.String(), Bytes: len(m.Payload)}
+	if utf8.Valid(m.Payload) {
+		e.Payload = new(string(m.Payload))
+	} else {
+		e.PayloadBase64 = m.Payload
+	}
+	return e
+}
+
+const eventHelp = `With --json, and always for listen, standard output carries one JSON object per line. Each has "event" and "time" (UTC).
+Every character that a terminal would not show (control, bidirectional and zero-width ones) is written as \uXXXX.
+
+  listening          the torrent is served: "info_hash", "name", "magnet", "addrs" (where peers can dial), "types"
+  peer_connected     "peer" (address), "peer_id", "client", "dialect", "hello", "initiator", "seed", "types"
+  peer_types         the same fields: the message types that the peer receives are known or have changed
+  peer_disconnected  the same fields, and "error" unless the peer left in good order
+  dial_failed        "addr", "error"; it will be tried again
+  message            "type", "peer", "bytes", and "payload" if it is UTF-8 text, else "payload_base64"
+  echo_failed        "type", "peer", "error": a message that listen --echo could not return
+  sent               send: "type", "peer", "bytes": a peer has taken the message
+  answer             send --wait: the fields of message
+  hashing            "done_pieces", "pieces"
+  metadata           the metadata has come from a peer
+  verified, progress, complete
+                     "state", "total_bytes", "have_bytes", "pieces", "have_pieces", "peers", "seeds", "downloaded", "uploaded", "wasted",
+                     "down_rate", "up_rate" (bytes a second), "corrupt_pieces"
+  missed             "missed": how many events were lost because they were read too slowly; messages never are
+  done               get: the fields of complete, and "info_hash", "name", "path", "seconds"
+  created            create: "info_hash", "name", "magnet", "path", "total_bytes", "piece_bytes", "pieces", "files", "skipped"
+  torrent, magnet    show: what the torrent or link says
+  version            "version", "revision", "go", "platform"
+  torrent_error      "error": why a torrent has stopped
+  closed             the torrent has been closed
+  error              "error", "hint", "exit_code": why the program ends`

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-bt/parley"
+	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+)
+
+type getFlags struct {
+	dir     string
+	seed    bool
+	timeout time.Duration
+}
+
+type doneEvent struct {
+	head
+	InfoHash string  `json:"info_hash"`
+	Name     string  `json:"name"`
+	Path     string  `json:"path"`
+	Seconds  float64 `json:"seconds"`
+	statsFields
+}
+
+func (a *app) getCmd() *cobra.Command {
+	var f getFlags
+	cmd := &cobra.Command{
+		Use:   "get SOURCE [-o DIR]",
+		Short: "Download a torrent",
+		Long: `Download a torrent into a folder and end when it is complete. ` + sourceHelp + `.
+For get a path is that of a .torrent file. What lies in the folder already is verified and kept; files under their final name are never
+overwritten, and incomplete ones are called NAME.part. The same command goes on where it was interrupted.`,
+		Example: "  parley get 'magnet:?xt=urn:btih:…' --peer 192.0.2.7:6881\n  parley get holiday.torrent --peer seed.example.org:6881 -o ~/pictures",
+		Args:    wants(1, "SOURCE"),
+		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.get(ctx, args[0], f) }),
+	}
+	cmd.Flags().StringVarP(&f.dir, "output", "o", ".", "download into the folder `DIR`, which is created if it is missing")
+	cmd.Flags().BoolVar(&f.seed, "seed", false, "go on serving when complete, until Ctrl-C")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 0, "give up after `TIME`, such as 90s or 2h; by default never")
+	must(cmd.MarkFlagDirname("output"))
+	noFiles(cmd, "timeout")
+	a.net.add(cmd, listenAny)
+	return cmd
+}
+
+func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
+	if err := a.net.check(); err != nil {
+		return err
+	}
+	if f.timeout < 0 {
+		return failf(exitUsage, "such as 90s or 2h", "--timeout %s: must not be negative", f.timeout)
+	}
+	s, err := parseSource(arg, true)
+	if err != nil {
+		return err
+	}
+	if s.kind == sourceContent {
+		return failf(exitUsage, "parley seed shares a folder; get wants a .torrent, a magnet link or an info-hash", "%s: is a folder", arg)
+	}
+	peers, err := a.net.resolve(ctx)
+	if err != nil {
+		return err
+	}
+	alone := len(peers) == 0 && a.net.listen == "" && !linkHasPeers(s.magnet)
+	if alone && s.kind != sourceTorrent {
+		return errNoPeers(s.magnet)
+	}
+	c, err := a.openClient(false)
+	if err != nil {
+		return err
+	}
+	defer closeClient(c, &err)
+
+	start := time.Now()
+	m := a.ui.meter("downloading", true)
+	defer m.end()
+	o := parley.TorrentOptions{Dir: f.dir, Peers: peers}
+	var t *parley.Torrent
+	switch s.kind {
+	case sourceTorrent:
+		t, err = c.AddTorrent(s.torrent, o)
+	case sourceMagnet:
+		t, err = c.AddMagnet(s.magnet, o)
+	default:
+		t, err = c.AddInfoHash(s.hash, o)
+	}
+	if err != nil {
+		return err
+	}
+	if s.kind != sourceTorrent {
+		a.ui.note("waiting for metadata from %s", fromWhom(c, peers))
+	}
+	if err := a.download(ctx, t, m, f, alone); err != nil {
+		return err
+	}
+	m.end()
+	if err := a.printDone(t, f.dir, time.Since(start)); err != nil {
+		return err
+	}
+	if f.seed {
+		a.announce(c, t, nil)
+		return a.keepSeeding(ctx, t)
+	}
+	return nil
+}
+
+// download waits until the torrent is complete. alone says that no peer can be found.
+func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFlags, alone bool) error {
+	parent := ctx
+	if f.timeout > 0 {
+		var cancelTimeout context.CancelFunc
+		ctx, cancelTimeout = context.WithTimeout(ctx, f.timeout)
+		defer cancelTimeout()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := a.watch(ctx, m, t, downloadText)
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		// How it ends is what WaitComplete says.
+		log := newSessionLog(a.ui)
+		_ = follow(ctx, t, func(ev parley.Event) {
+			log.handle(ev)
+			if ev.Kind == parley.EventMetadata {
+				a.ui.note("metadata received: %s, %s", safe.Escape(t.Name()), sizeText(t.Stats().TotalBytes))
+			}
+		})
+	}()
+	err := t.WaitMetadata(ctx)
+	if err == nil && alone {
+		if s := t.Stats(); s.HavePieces < s.Pieces {
+			err = errNoPeers(t.Magnet())
+		}
+	}
+	if err == nil {
+		err = t.WaitComplete(ctx)
+	}
+	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded) && parent.Err() == nil
+	cancel()
+	stop()
+	<-logged
+	if err == nil {
+		return nil
+	}
+	m.end()
+	s := t.Stats()
+	have := fmt.Sprintf("%d of %d pieces", s.HavePieces, s.Pieces)
+	if s.Pieces == 0 {
+		have = "no metadata"
+	}
+	const again = "what was verified is kept: the same command goes on from there"
+	switch {
+	case timedOut:
+		return failf(exitTimeout, again, "not complete after %s: %s, %s connected", f.timeout, have, plural(s.Peers, "peer"))
+	case parent.Err() != nil:
+		hint := again
+		if s.HavePieces == 0 {
+			hint = ""
+		}
+		return failf(exitInterrupted, hint, "interrupted: %s", have)
+	}
+	return err
+}
+
+// fromWhom names those that may have the metadata.
+func fromWhom(c *parley.Client, peers []netip.AddrPort) string {
+	if len(peers) == 0 {
+		return fmt.Sprintf("peers that connect to %s", c.Addr())
+	}
+	list := make([]string, len(peers))
+	for i, p := range peers {
+		list[i] = p.String()
+	}
+	return strings.Join(list, ", ")
+}
+
+func (a *app) printDone(t *parley.Torrent, dir string, took time.Duration) error {
+	path, err := contentPath(dir, t.Metainfo().Info)
+	if err != nil {
+		return err
+	}
+	s := t.Stats()
+	a.ui.event(doneEvent{head: now("done"), InfoHash: t.InfoHash().String(), Name: t.Name(), Path: path, Seconds: took.Seconds(), statsFields: statsJSON(s)})
+	if s.Downloaded == 0 {
+		a.ui.say("complete already: %s, %s verified", safe.Escape(path), sizeText(s.TotalBytes))
+		return nil
+	}
+	kept := ""
+	if n := s.TotalBytes - s.Downloaded + s.Wasted; n > 0 {
+		kept = fmt.Sprintf(", %s were there already", sizeText(n))
+	}
+	rate := sizeText(int64(float64(s.Downloaded) / max(took.Seconds(), 1e-3)))
+	a.ui.say("complete: %s, %s received in %s (%s/s)%s", safe.Escape(path), sizeText(s.Downloaded), spanText(took), rate, kept)
+	if s.CorruptPieces > 0 {
+		a.ui.note("%s failed the hash and came again", plural(s.CorruptPieces, "piece"))
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-bt/parley"
+	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+	"github.com/parley-bt/parley/metainfo"
+)
+
+// The ports that BitTorrent clients have always used, tried in this order when none is asked for.
+const firstPort, lastPort = 6881, 6889
+
+// netFlags are the flags of every command that takes part in a swarm.
+type netFlags struct {
+	listen string
+	peers  []string
+}
+
+func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
+	cmd.Flags().StringVar(&f.listen, "listen", "", "accept peers on `ADDR`, as host:port or :port; "+listenDefault)
+	cmd.Flags().StringArrayVar(&f.peers, "peer", nil, "dial the peer at `ADDR`, as host:port; may be repeated, or hold several with commas")
+	noFiles(cmd, "listen", "peer")
+}
+
+const (
+	listenStandard = "by default on all interfaces, on the first free port of 6881 to 6889, else any"
+	listenAny      = "by default on all interfaces, on any free port"
+)
+
+// resolve turns the values of --peer into addresses. Names may have several.
+func (f *netFlags) resolve(ctx context.Context) ([]netip.AddrPort, error) {
+	const hint = "--peer wants host:port, such as 127.0.0.1:6881, [::1]:6881 or seed.example.org:6881"
+	var out []netip.AddrPort
+	for _, v := range splitList(f.peers) {
+		host, portText, err := net.SplitHostPort(v)
+		if err != nil || host == "" {
+			return nil, failf(exitUsage, hint, "--peer %q: not an address with a port", v)
+		}
+		port, err := strconv.ParseUint(portText, 10, 16)
+		if err != nil || port == 0 {
+			return nil, failf(exitUsage, hint, "--peer %q: the port must be a number from 1 to 65535", v)
+		}
+		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return nil, failf(exitFailure, "check the name, or give the peer's IP address", "--peer %q: %w", v, err)
+		}
+		for _, a := range addrs {
+			if ap := netip.AddrPortFrom(a.Unmap(), uint16(port)); !slices.Contains(out, ap) {
+				out = append(out, ap)
+			}
+		}
+	}
+	return out, nil
+}
+
+// splitList splits the values of a repeatable flag at commas.
+func splitList(values []string) []string {
+	var out []string
+	for _, v := range values {
+		out = append(out, strings.Split(v, ",")...)
+	}
+	return out
+}
+
+// check refuses a --listen that cannot be an address.
+func (f *netFlags) check() error {
+	if f.listen == "" {
+		return nil
+	}
+	_, portText, err := net.SplitHostPort(f.listen)
+	if err == nil {
+		_, err = strconv.ParseUint(portText, 10, 16)
+	}
+	if err != nil {
+		return failf(exitUsage, "--listen wants host:port, such as 127.0.0.1:6881 or :6881; port 0 takes a free one", "--listen %q: not an address with a port", f.listen)
+	}
+	return nil
+}
+
+// openClient starts the client. Without --listen it takes one of BitTorrent's usual ports if standard is set, else any.
+func (a *app) openClient(standard bool) (*parley.Client, error) {
+	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger}
+	switch {
+	case a.net.listen != "":
+		c, err := parley.NewClient(cfg)
+		if err != nil {
+			hint := "choose another address with --listen, or leave it out to take a free port"
+			return nil, failf(exitListen, hint, "--listen %s: %w", a.net.listen, err)
+		}
+		return c, nil
+	case standard:
+		for port := firstPort; port <= lastPort; port++ {
+			cfg.ListenAddr = ":" + strconv.Itoa(port)
+			c, err := parley.NewClient(cfg)
+			if err == nil {
+				return c, nil
+			}
+			a.logger.Debug("port not free", "addr", cfg.ListenAddr, "err", err)
+		}
+	}
+	cfg.ListenAddr = ":0"
+	return parley.NewClient(cfg)
+}
+
+// reachableAt returns the addresses under which others can dial a listener: itself, or, if it listens on all interfaces, the
+// one for this machine and then those of its interfaces.
+func reachableAt(addr netip.AddrPort) []netip.AddrPort {
+	if !addr.IsValid() {
+		return nil
+	}
+	if !addr.Addr().IsUnspecified() {
+		return []netip.AddrPort{addr}
+	}
+	out := []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), addr.Port())}
+	ifaces, err := net.InterfaceAddrs()
+	if err != nil {
+		return out // the address for this machine is still right
+	}
+	for _, ia := range ifaces {
+		n, ok := ia.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		// Link-local addresses need a zone that means nothing on the other machine.
+		if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap().IsGlobalUnicast() {
+			if ip = ip.Unmap(); ip.Is4() || addr.Addr().Is6() {
+				out = append(out, netip.AddrPortFrom(ip, addr.Port()))
+			}
+		}
+	}
+	return out
+}
+
+// errNoPeers says that a swarm cannot be entered, and how it could.
+func errNoPeers(m metainfo.Magnet) error {
+	const hint = "add --peer ADDR with the address of a peer that has it (parley seed prints it), or --listen ADDR to wait for peers to come"
+	if len(m.Peers) > 0 {
+		list := make([]string, 0, len(m.Peers))
+		for _, p := range m.Peers {
+			list = append(list, safe.Clip(p, 60))
+		}
+		return failf(exitUsage, "if you trust the link, name them yourself: --peer "+strings.Join(list, " --peer "),
+			"no peer to ask: the link names only addresses in private networks, which are not dialled on a link's word")
+	}
+	return failf(exitUsage, hint, "no peer to ask: finding peers through trackers and the DHT is not in this version")
+}
+
+// linkHasPeers reports whether a magnet link names a peer that is dialled on the link's word: anything but addresses that are
+// known not to be public.
+func linkHasPeers(m metainfo.Magnet) bool {
+	return slices.ContainsFunc(m.Peers, func(p string) bool {
+		ap, err := netip.ParseAddrPort(p)
+		if err != nil {
+			host, _, err := net.SplitHostPort(p)
+			return err == nil && host != "" && !strings.EqualFold(host, "localhost")
+		}
+		ip := ap.Addr().Unmap()
+		return ip.IsGlobalUnicast() && !ip.IsPrivate()
+	})
+}
+
+// peerText names a peer for people: address, and client as it calls itself.
+func peerText(p parley.Peer) string {
+	if name := p.Info().Client; name != "" {
+		return p.String() + " (" + safe.Clip(name, 60) + ")"
+	}
+	return p.String()
+}
+
+// A sessionLog tells people on standard error, or machines on standard output, what happens to a torrent's peers.
+type sessionLog struct {
+	ui     *ui
+	dialed map[netip.AddrPort]string // the last error told for each address
+}
+
+func newSessionLog(u *ui) *sessionLog {
+	return &sessionLog{ui: u, dialed: make(map[netip.AddrPort]string)}
+}
+
+// handle prints one event. It is called from one goroutine.
+func (l *sessionLog) handle(ev parley.Event) {
+	if l.ui.json {
+		if ev.Kind != parley.EventProgress { // the meter prints progress, and less often
+			l.ui.emit(eventJSON(ev))
+		}
+		return
+	}
+	switch ev.Kind {
+	case parley.EventPeerConnected:
+		delete(l.dialed, ev.Peer.Addr())
+		l.ui.note("peer %s connected", peerText(ev.Peer))
+	case parley.EventPeerDisconnected:
+		if ev.Err != nil {
+			l.ui.note("peer %s left: %s", peerText(ev.Peer), safe.Escape(ev.Err.Error()))
+		} else {
+			l.ui.note("peer %s left", peerText(ev.Peer))
+		}
+	case parley.EventDialFailed:
+		// An address is dialled again and again: tell what is new.
+		if text := ev.Err.Error(); l.dialed[ev.Addr] != text {
+			if len(l.dialed) >= 1024 {
+				clear(l.dialed)
+			}
+			l.dialed[ev.Addr] = text
+			l.ui.note("peer %s cannot be reached, will be tried again: %s", ev.Addr, safe.Escape(text))
+		}
+	}
+}
+
+// follow hands the torrent's events to handle until ctx ends or the torrent stops, and returns why.
+func follow(ctx context.Context, t *parley.Torrent, handle func(parley.Event)) error {
+	for ev := range t.Events(ctx) {
+		handle(ev)
+		if ev.Kind == parley.EventError && ev.Err != nil {
+			return ev.Err
+		}
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return parley.ErrClosed
+}
+
+// closeClient ends the client and adds what went wrong with it to *err.
+func closeClient(c *parley.Client, err *error) {
+	if cerr := c.Close(); cerr != nil {
+		*err = errors.Join(*err, fmt.Errorf("closing: %w", cerr))
+	}
+}
+
+// pasteLine is a command line for the other side, quoted for the shell of this system.
+func pasteLine(words ...string) string {
+	var b strings.Builder
+	for i, w := range words {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		if strings.Trim(w, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:/[]=") != "" || w == "" {
+			w = shellQuote(w, runtime.GOOS == "windows")
+		}
+		b.WriteString(w)
+	}
+	return b.String()
+}

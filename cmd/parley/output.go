@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+)
+
+// stdio is what the program reads and writes. Whether a stream is a terminal is said here, so that tests can say it too.
+type stdio struct {
+	in             io.Reader
+	out, err       io.Writer
+	outTTY, errTTY bool
+}
+
+// osStdio returns the process's own streams.
+func osStdio() stdio {
+	return stdio{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
+		errTTY: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb",
+	}
+}
+
+// ui is the one way to standard output and standard error. It keeps lines whole, and above the live bar while there is
+// one. Its methods are safe for concurrent use.
+type ui struct {
+	stdio
+	json  bool                    // standard output carries JSON lines and nothing else
+	quiet bool                    // --json: no notes for people on standard error
+	stop  context.CancelCauseFunc // ends the command when standard output cannot be written
+
+	mu     sync.Mutex
+	bar    io.Writer // writes above the live bar; nil while there is none
+	outErr error     // the first error of standard output
+}
+
+// say prints a line for people on standard output; nothing if that carries JSON. The caller escapes what came from strangers.
+func (u *ui) say(format string, args ...any) {
+	if !u.json {
+		u.writeOut(fmt.Appendf(nil, format+"\n", args...))
+	}
+}
+
+// note prints a line for people on standard error: what happens on the way. Nothing with --json, whose events
+// tell the same. The caller escapes what came from strangers.
+func (u *ui) note(format string, args ...any) {
+	if !u.quiet {
+		u.writeErr(fmt.Appendf(nil, format+"\n", args...))
+	}
+}
+
+// event prints v as one JSON line on standard output, if it carries JSON.
+func (u *ui) event(v any) {
+	if u.json {
+		u.emit(v)
+	}
+}
+
+// emit prints v as one JSON line on standard output.
+func (u *ui) emit(v any) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // "&" is in every magnet link
+	if err := enc.Encode(v); err != nil {
+		panic("parley: event does not encode: " + err.Error()) // a broken invariant: events are plain structs
+	}
+	line := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	u.writeOut(append(safe.AppendJSON(nil, line), '\n'))
+}
+
+func (u *ui) writeOut(b []byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.outErr != nil {
+		return
+	}
+	w := u.out
+	if u.bar != nil && u.outTTY {
+		w = u.bar // on the same terminal a line in between would tear the bar
+	}
+	if _, err := w.Write(b); err != nil {
+		u.outErr = fmt.Errorf("standard output: %w", err)
+		u.stop(u.outErr)
+	}
+}
+
+func (u *ui) writeErr(b []byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	w := u.err
+	if u.bar != nil {
+		w = u.bar
+	}
+	// Nothing can be told to anybody when standard error is gone; results and exit code still stand.
+	_, _ = w.Write(b)
+}
+
+// failed returns the error that standard output ran into, nil if none.
+func (u *ui) failed() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.outErr
+}
+
+// report prints an error and what to do next.
+func (u *ui) report(err error, code int, hint string) {
+	if u.json {
+		u.emit(errorEvent{head: now("error"), Error: err.Error(), Hint: hint, ExitCode: code})
+	}
+	text := "parley: " + safe.Escape(err.Error()) + "\n"
+	if hint != "" {
+		text += "  " + safe.Escape(hint) + "\n"
+	}
+	u.writeErr([]byte(text))
+}
+
+// logger returns a logger to standard error. slog's text handler quotes every character that is not printable.
+func (u *ui) logger(level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(writerFunc(u.writeErr), &slog.HandlerOptions{Level: level}))
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }
+
+// head begins every JSON line.
+type head struct {
+	Event string    `json:"event"`
+	Time  time.Time `json:"time"`
+}
+
+func now(event string) head { return head{Event: event, Time: time.Now().UTC()} }
+
+type errorEvent struct {
+	head
+	Error    string `json:"error"`
+	Hint     string `json:"hint,omitempty"`
+	ExitCode int    `json:"exit_code"`
+}
+
+// sizeText returns a number of bytes for people: exact below 1 KiB, else to a tenth of the unit.
+func sizeText(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, unit := float64(n)/1024, 0
+	const units = "KMGTPE"
+	// 1023.95 is where %.1f would print 1024.0.
+	for v >= 1023.95 && unit < len(units)-1 {
+		v /= 1024
+		unit++
+	}
+	return fmt.Sprintf("%.1f %ciB", v, units[unit])
+}
+
+// exactSize is sizeText with the exact number where that says more.
+func exactSize(n int64) string {
+	if n < 1024 {
+		return sizeText(n)
+	}
+	return fmt.Sprintf("%s (%d bytes)", sizeText(n), n)
+}
+
+// spanText returns a duration for people: tenths of seconds below a minute, else h:mm:ss or m:ss.
+func spanText(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	s := int64(d.Round(time.Second) / time.Second)
+	if s < 3600 {
+		return fmt.Sprintf("%d:%02d", s/60, s%60)
+	}
+	return fmt.Sprintf("%d:%02d:%02d", s/3600, s/60%60, s%60)
+}
+
+// plural returns "1 peer", "2 peers".
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// shellQuote quotes s as one word of the shells of the system: it is meant to be pasted.
+func shellQuote(s string, windows bool) string {
+	if windows {
+		return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"`
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/parley-bt/parley"
+	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/storage"
+)
+
+func TestClassify(t *testing.T) {
+	wrap := func(err error) error { return fmt.Errorf("torrent x: %w", err) }
+	_, badTorrent := metainfo.Parse([]byte("d4:infod4:name1:xee"))
+	for _, tt := range []struct {
+		name string
+		err  error
+		want int
+	}{
+		{"unknown", errors.New("x"), exitFailure},
+		{"own", wrap(failf(exitTorrent, "hint", "x")), exitTorrent},
+		{"interrupted", wrap(context.Canceled), exitInterrupted},
+		{"time over", wrap(context.DeadlineExceeded), exitTimeout},
+		{"listen", wrap(&net.OpError{Op: "listen", Err: errors.New("x")}), exitListen},
+		{"dial", wrap(&net.OpError{Op: "dial", Err: errors.New("x")}), exitFailure},
+		{"conflict", wrap(&storage.ConflictError{Path: "x", Reason: "y"}), exitStorage},
+		{"permission", wrap(&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), exitStorage},
+		{"v2", wrap(metainfo.ErrV2Only), exitTorrent},
+		{"metainfo", wrap(badTorrent), exitTorrent},
+		{"type name", wrap(parley.ErrBadTypeName), exitUsage},
+		{"message size", wrap(parley.ErrMessageTooLarge), exitUsage},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got, _ := classify(tt.err); got != tt.want {
+				t.Errorf("classify(%v) = %d, want %d", tt.err, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestTexts(t *testing.T) {
+	for _, tt := range []struct{ got, want string }{
+		{sizeText(0), "0 B"}, {sizeText(1023), "1023 B"}, {sizeText(1024), "1.0 KiB"}, {sizeText(1<<20 - 1), "1.0 MiB"},
+		{sizeText(64 << 20), "64.0 MiB"}, {sizeText(1 << 62), "4.0 EiB"},
+		{exactSize(5), "5 B"}, {exactSize(2048), "2.0 KiB (2048 bytes)"},
+		{spanText(1540 * time.Millisecond), "1.5 s"}, {spanText(61 * time.Second), "1:01"}, {spanText(2*time.Hour + 3*time.Second), "2:00:03"},
+		{plural(1, "peer"), "1 peer"}, {plural(0, "peer"), "0 peers"},
+		{shellQuote("a&b'c", false), `'a&b'\''c'`}, {shellQuote(`a&"b`, true), `"a&\"b"`},
+		{fmt.Sprint(percent(999, 1000), percent(1000, 1000), percent(0, 0)), "99 100 100"},
+		{downloadText(parley.Stats{State: parley.StateDownloading, TotalBytes: 3 << 20, HaveBytes: 1 << 20, DownRate: 1 << 20, Peers: 1, Pieces: 12, HavePieces: 4}),
+			"1.0 MiB/s, ETA 2.0 s, 1 peer, 4/12 pieces"},
+		{downloadText(parley.Stats{State: parley.StateDownloading, TotalBytes: 3, Pieces: 1}), "0 B/s, ETA -, 0 peers, 0/1 pieces"},
+		{downloadText(parley.Stats{Peers: 2}), "waiting for metadata, 2 peers"},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("got %q, want %q", tt.got, tt.want)
+		}
+	}
+}
+
+func TestLogsAreEscaped(t *testing.T) {
+	var b bytes.Buffer
+	u := &ui{stdio: stdio{err: &b}}
+	u.logger(slog.LevelInfo).Info("peer \x1b[31m", "client", "\x1b]0;x\x07\u202e\u009b\nlevel=ERROR msg=forged", "err", errors.New("\x1b[2J"))
+	u.logger(slog.LevelInfo).Debug("hidden")
+	if got := b.String(); strings.ContainsAny(got, "\x1b\x07\u202e\u009b") || strings.Count(got, "\n") != 1 {
+		t.Errorf("logged %q", got)
+	}
+}
+
+func TestMeter(t *testing.T) {
+	t.Run("bar", func(t *testing.T) {
+		// On a terminal, standard output is the same terminal: lines go above the bar.
+		out := newWatched()
+		u := &ui{stdio: stdio{out: out, err: out, outTTY: true, errTTY: true}}
+		m := u.meter("downloading", true)
+		m.set(50, 100, "1.0 MiB/s, ETA 2.0 s, 1 peer, 4/12 pieces", nil)
+		out.wait(t, `downloading  50% .*1\.0 MiB/s, ETA 2\.0 s`)
+		u.say("a line")
+		u.note("a note")
+		m.end()
+		m.set(60, 100, "late", nil)
+		m.end()
+		u.say("after")
+		got := out.String()
+		for _, want := range []string{"a line\n", "a note\n", "after\n"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %q in %q", want, got)
+			}
+		}
+		if strings.Contains(got, "late") {
+			t.Error("the bar goes on after its end")
+		}
+		if i := strings.LastIndex(got, "after\n"); strings.Contains(got[i:], "downloading") {
+			t.Error("the bar is drawn after its end")
+		}
+	})
+	t.Run("bar and redirected output", func(t *testing.T) {
+		var out bytes.Buffer
+		errOut := newWatched()
+		u := &ui{stdio: stdio{out: &out, err: errOut, errTTY: true}}
+		m := u.meter("x", true)
+		u.say("result")
+		m.end()
+		if out.String() != "result\n" || strings.Contains(errOut.String(), "result") {
+			t.Errorf("standard output %q, standard error %q", &out, errOut)
+		}
+	})
+	t.Run("lines", func(t *testing.T) {
+		var b bytes.Buffer
+		u := &ui{stdio: stdio{out: &b, err: &b}}
+		m := u.meter("downloading", true)
+		m.set(10, 100, "early", nil)
+		m.lineAt = time.Now()
+		m.set(50, 100, "text", nil)
+		m.lineAt = time.Now()
+		m.set(50, 100, "text", nil) // nothing new
+		m.set(60, 100, "more", nil)
+		m.set(70, 100, "too soon", nil)
+		m.end()
+		if got, want := b.String(), "downloading 50% text\ndownloading 60% more\n"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+	t.Run("json", func(t *testing.T) {
+		var out, errOut bytes.Buffer
+		u := &ui{stdio: stdio{out: &out, err: &errOut}, json: true, quiet: true}
+		m := u.meter("hashing", true)
+		m.jsonAt, m.lineAt = time.Now(), time.Now()
+		m.set(1, 2, "text", func() any { return hashEvent{head: now("hashing"), DonePieces: 1, Pieces: 2} })
+		m.end()
+		if l := find(t, jsonLines(t, out.String()), "hashing"); l["done_pieces"] != 1.0 || errOut.Len() != 0 {
+			t.Errorf("got %v, standard error %q", l, &errOut)
+		}
+	})
+}
+
+func TestReachableAt(t *testing.T) {
+	one := netip.MustParseAddrPort("192.0.2.1:6881")
+	if got := reachableAt(one); len(got) != 1 || got[0] != one {
+		t.Errorf("got %v", got)
+	}
+	if got := reachableAt(netip.MustParseAddrPort("[::]:6881")); got[0].String() != "127.0.0.1:6881" {
+		t.Errorf("got %v, want this machine's own address first", got)
+	}
+	if got := reachableAt(netip.AddrPort{}); got != nil {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestLinkHasPeers(t *testing.T) {
+	for peer, want := range map[string]bool{
+		"192.0.2.1:6881": true, "[2001:db8::1]:6881": true, "seed.example.org:6881": true,
+		"127.0.0.1:6881": false, "10.0.0.1:1": false, "192.168.0.1:1": false, "[::1]:1": false, "[fe80::1]:1": false, "[fd00::1]:1": false,
+		"[::ffff:10.0.0.1]:1": false, "localhost:6881": false, "0.0.0.0:1": false, "nonsense": false, ":1": false,
+	} {
+		if got := linkHasPeers(metainfo.Magnet{Peers: []string{peer}}); got != want {
+			t.Errorf("linkHasPeers(%q) = %v, want %v", peer, got, want)
+		}
+	}
+}
+
+func TestParseSource(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	write(t, dir, someHash, "a file called like an info-hash")
+	write(t, dir, "plain", "x")
+	for _, tt := range []struct {
+		arg  string
+		want sourceKind
+	}{
+		{someHash, sourceHash},
+		{strings.ToUpper(someHash), sourceHash},
+		{"AERUKZ4JVPG66AJDIVTYTK6N54ASGRLH", sourceHash},
+		{"./" + someHash, sourceContent},
+		{"plain", sourceContent},
+		{".", sourceContent},
+		{"MAGNET:?xt=urn:btih:" + someHash, sourceMagnet},
+	} {
+		s, err := parseSource(tt.arg, false)
+		if err != nil || s.kind != tt.want {
+			t.Errorf("parseSource(%q) = kind %d, %v, want %d", tt.arg, s.kind, err, tt.want)
+			continue
+		}
+		if s.kind != sourceContent && s.hash.String() != someHash {
+			t.Errorf("parseSource(%q): info-hash %v", tt.arg, s.hash)
+		}
+	}
+}
+
+func TestInside(t *testing.T) {
+	dir := t.TempDir()
+	sub := filepath.Join(dir, "sub")
+	if err := os.MkdirAll(filepath.Join(sub, "deep"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	file := write(t, dir, "file", "x")
+	for _, tt := range []struct {
+		file, dir string
+		want      bool
+	}{
+		{filepath.Join(sub, "x.torrent"), sub, true},
+		{filepath.Join(sub, "deep", "x.torrent"), sub, true},
+		{filepath.Join(sub, "..", "x.torrent"), sub, false},
+		{filepath.Join(dir, "sub.torrent"), sub, false},
+		{filepath.Join(dir, "x.torrent"), file, false},
+	} {
+		if got := inside(tt.file, tt.dir); got != tt.want {
+			t.Errorf("inside(%q, %q) = %v", tt.file, tt.dir, got)
+		}
+	}
+}
+
+func TestNewFile(t *testing.T) {
+	t.Run("complete or not at all", func(t *testing.T) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "out")
+		f, err := createFile(path, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Error("the name is there before the content")
+		}
+		if err := f.commit([]byte("content")); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.discard(); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, dir); len(got) != 1 || read(t, path) != "content" {
+			t.Errorf("left %v", got)
+		}
+	})
+	t.Run("discarded", func(t *testing.T) {
+		dir := t.TempDir()
+		f, err := createFile(filepath.Join(dir, "out"), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.discard(), f.discard()); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, dir); len(got) != 0 {
+			t.Errorf("left %v", got)
+		}
+	})
+	t.Run("name taken meanwhile", func(t *testing.T) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "out")
+		f, err := createFile(path, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, "out", "somebody else's")
+		if code, _ := classify(f.commit([]byte("content"))); code != exitStorage {
+			t.Errorf("exit code %d", code)
+		}
+		if err := f.discard(); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, dir); len(got) != 1 || read(t, path) != "somebody else's" {
+			t.Errorf("left %v", got)
+		}
+	})
+	t.Run("replaced with force", func(t *testing.T) {
+		dir := t.TempDir()
+		path := write(t, dir, "out", "old")
+		f, err := createFile(path, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.commit([]byte("new")), f.discard()); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, dir); len(got) != 1 || read(t, path) != "new" {
+			t.Errorf("left %v", got)
+		}
+	})
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-bt/parley"
+	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+	"github.com/parley-bt/parley/metainfo"
+)
+
+type listeningEvent struct {
+	head
+	InfoHash string           `json:"info_hash"`
+	Name     string           `json:"name"`
+	Magnet   string           `json:"magnet"`
+	Addrs    []netip.AddrPort `json:"addrs"`
+	Types    []string         `json:"types,omitempty"`
+}
+
+func (a *app) seedCmd() *cobra.Command {
+	var data string
+	cmd := &cobra.Command{
+		Use:   "seed PATH|TORRENT",
+		Short: "Share a file or folder, or the content of a .torrent",
+		Long: `Serve a file or folder to every peer that asks, until Ctrl-C. Of a .torrent file the content is served, which is looked for beside
+it, or at --data. Files are only read, never written. The magnet link and the address are printed first, then a command line for
+the other side.`,
+		Example: "  parley seed holiday/\n  parley seed holiday.torrent --data ~/pictures --listen :6881",
+		Args:    wants(1, "the PATH of a file, folder or .torrent"),
+		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.seed(ctx, args[0], data) }),
+	}
+	cmd.Flags().StringVarP(&data, "data", "d", "", "`PATH` of a .torrent's content, or of the folder that holds it")
+	a.net.add(cmd, listenStandard)
+	return cmd
+}
+
+func (a *app) seed(ctx context.Context, arg, data string) (err error) {
+	if err := a.net.check(); err != nil {
+		return err
+	}
+	s, err := parseSource(arg, false)
+	if err != nil {
+		return err
+	}
+	content := s.path
+	switch s.kind {
+	case sourceMagnet, sourceHash:
+		return failf(exitUsage, "parley get fetches it first; --seed then goes on serving it", "%s: is no file, folder or .torrent", arg)
+	case sourceContent:
+		if data != "" {
+			return failf(exitUsage, "leave --data out: PATH is the content", "--data belongs to a .torrent, and %s is none", arg)
+		}
+	case sourceTorrent:
+		if content, err = findContent(s.torrent.Info, s.path, data); err != nil {
+			return err
+		}
+	}
+	peers, err := a.net.resolve(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := a.openClient(true)
+	if err != nil {
+		return err
+	}
+	defer closeClient(c, &err)
+	t, err := a.share(ctx, c, s, content, peers)
+	if err != nil {
+		return err
+	}
+	a.announce(c, t, nil)
+	a.ui.note("serving; Ctrl-C ends")
+	return a.keepSeeding(ctx, t)
+}
+
+// share adds what s is, whose content lies at content, to be served from there.
+func (a *app) share(ctx context.Context, c *parley.Client, s source, content string, peers []netip.AddrPort) (*parley.Torrent, error) {
+	title := "hashing"
+	if s.kind == sourceTorrent {
+		title = "verifying"
+	}
+	m, onVerify := a.ui.hashing(title, false)
+	defer m.end()
+	o := parley.TorrentOptions{Peers: peers, OnVerify: onVerify}
+	if s.kind == sourceTorrent {
+		t, err := c.SeedTorrent(ctx, s.torrent, content, o)
+		if err != nil && ctx.Err() == nil {
+			return nil, seedError(err)
+		}
+		return t, err
+	}
+	t, err := c.Share(ctx, content, o)
+	if err != nil {
+		return nil, createError(err)
+	}
+	return t, nil
+}
+
+// seedError is the error for content that does not fit its torrent.
+func seedError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return inputError(err)
+	}
+	return failf(exitTorrent, "--data PATH says where the right content lies; parley get with the torrent fetches what is missing", "%w", err)
+}
+
+// findContent returns the path of a torrent's content: at data if that is given, else beside the .torrent file.
+func findContent(info *metainfo.Info, torrent, data string) (string, error) {
+	dir := data
+	if data == "" {
+		dir = filepath.Dir(torrent)
+	} else if fi, err := os.Stat(data); err != nil {
+		return "", inputError(err)
+	} else if !fi.IsDir() {
+		return data, nil
+	}
+	below, err := contentPath(dir, info)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(below); err == nil {
+		return below, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", inputError(err)
+	}
+	if data != "" && !info.SingleFile {
+		return data, nil // the folder itself, under whatever name
+	}
+	return "", failf(exitInput, "--data PATH says where it lies", "%s: the content of %s is not there", below, torrent)
+}
+
+// announce prints under which link and addresses the torrent is served, and for people a command line for the other side. It does
+// so before anything else reaches standard output.
+func (a *app) announce(c *parley.Client, t *parley.Torrent, types []string) {
+	magnet, addrs := t.Magnet().String(), reachableAt(c.Addr())
+	a.ui.event(listeningEvent{head: now("listening"), InfoHash: t.InfoHash().String(), Name: t.Name(), Magnet: magnet, Addrs: orEmpty(addrs), Types: types})
+	say := a.ui.say
+	if types != nil {
+		say = a.ui.note // listen: standard output carries JSON
+	}
+	list := make([]string, len(addrs))
+	for i, ap := range addrs {
+		list[i] = ap.String()
+	}
+	say("magnet:  %s", safe.Escape(magnet))
+	say("address: %s", strings.Join(list, ", "))
+	peer := "ADDR"
+	if len(list) > 0 {
+		peer = list[0]
+	}
+	where := ""
+	if len(list) > 1 {
+		where = " on this machine (on another: --peer with another address)"
+	}
+	if types == nil {
+		say("fetch it%s with:\n  %s", where, safe.Escape(pasteLine("parley", "get", magnet, "--peer", peer)))
+	} else {
+		say("talk to it%s with:\n  %s", where, safe.Escape(pasteLine("parley", "send", magnet, "--peer", peer, "--type", types[0], "--wait", "2s", "hello")))
+	}
+}
+
+// keepSeeding serves until ctx ends or the torrent stops, and returns why.
+func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent) error {
+	m := a.ui.meter("seeding", false)
+	defer m.end()
+	stop := a.watch(ctx, m, t, seedText)
+	defer stop()
+	err := follow(ctx, t, newSessionLog(a.ui).handle)
+	stop()
+	m.end()
+	s := t.Stats()
+	a.ui.event(statsEvent{now("progress"), statsJSON(s)})
+	a.ui.note("sent %s", sizeText(s.Uploaded))
+	return err
+}
+
+// watch runs m.watch until the function it returns is called, which may be more than once.
+func (a *app) watch(ctx context.Context, m *meter, t *parley.Torrent, text func(parley.Stats) string) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.watch(ctx, t, text)
+	}()
+	return func() { cancel(); <-done }
+}

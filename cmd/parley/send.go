@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-bt/parley"
+	"github.com/parley-bt/parley/bt"
+	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+)
+
+// maxStdinBytes bounds a message read from standard input: the largest that any configuration of the library sends (EMP/1 table 7.6).
+const maxStdinBytes = 1_048_574
+
+type sendFlags struct {
+	typeName string
+	to       string
+	wait     time.Duration
+	answers  int
+	timeout  time.Duration
+}
+
+type sentEvent struct {
+	head
+	Type   string `json:"type"`
+	Peer   string `json:"peer"`
+	Client string `json:"client"`
+	Bytes  int    `json:"bytes"`
+}
+
+func (a *app) sendCmd() *cobra.Command {
+	var f sendFlags
+	cmd := &cobra.Command{
+		Use:   "send SOURCE --type NAME MESSAGE",
+		Short: "Send a message to a peer of a swarm",
+		Long: `Join a swarm without downloading anything, wait until a peer that receives the message type has taken the message, and end.
+` + sourceHelp + `. Of a path only the info-hash is needed, so it is hashed, and not served.
+MESSAGE is the text to send, or "-" for what comes on standard input. The first peer that receives the type gets it; if its connection breaks
+before it has surely taken it, the next one does. With --wait, what that peer sends under the same type is printed, one line per answer.`,
+		Example: "  parley send 'magnet:?xt=urn:btih:…' --peer 127.0.0.1:6881 --type example_chat --wait 2s 'Hi there'",
+		Args:    wants(2, "SOURCE or MESSAGE"),
+		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.send(ctx, args[0], args[1], f) }),
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.typeName, "type", "", "message type `NAME`")
+	must(cmd.MarkFlagRequired("type"))
+	fl.StringVar(&f.to, "to", "", "send to the peer at `ADDR` only, and dial it")
+	fl.DurationVar(&f.wait, "wait", 0, "print answers for `TIME` after the message was taken, such as 2s")
+	fl.IntVar(&f.answers, "answers", 0, "with --wait: end after `N` answers; fewer in time is an error")
+	fl.DurationVar(&f.timeout, "timeout", time.Minute, "give up after `TIME` if no peer has taken the message; 0 is never")
+	noFiles(cmd, "type", "to", "wait", "answers", "timeout")
+	a.net.add(cmd, listenAny)
+	return cmd
+}
+
+func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err error) {
+	if err := a.net.check(); err != nil {
+		return err
+	}
+	if f.wait < 0 || f.timeout < 0 || f.answers < 0 {
+		return failf(exitUsage, "such as --wait 2s --answers 1 --timeout 30s", "--wait, --answers and --timeout must not be negative")
+	}
+	if f.answers > 0 && f.wait == 0 {
+		return failf(exitUsage, "add --wait TIME, such as --wait 2s", "--answers %d: without --wait no answer is waited for", f.answers)
+	}
+	s, err := parseSource(arg, false)
+	if err != nil {
+		return err
+	}
+	peers, err := a.net.resolve(ctx)
+	if err != nil {
+		return err
+	}
+	var to []netip.AddrPort
+	if f.to != "" {
+		flags := netFlags{peers: []string{f.to}}
+		if to, err = flags.resolve(ctx); err != nil {
+			code, hint := classify(err)
+			return failf(code, strings.ReplaceAll(hint, "--peer", "--to"), "%s", strings.Replace(err.Error(), "--peer", "--to", 1))
+		}
+		peers = append(peers, to...)
+	}
+	if len(peers) == 0 && a.net.listen == "" && !linkHasPeers(s.magnet) {
+		return errNoPeers(s.magnet)
+	}
+	payload, err := a.payload(ctx, message)
+	if err != nil {
+		return err
+	}
+	if s.kind == sourceContent {
+		if s.hash, err = a.hashOf(ctx, s.path); err != nil {
+			return err
+		}
+	}
+	c, err := a.openClient(false)
+	if err != nil {
+		return err
+	}
+	defer closeClient(c, &err)
+	o := parley.TorrentOptions{Peers: peers, NoDownload: true}
+	var t *parley.Torrent
+	if s.kind == sourceMagnet {
+		t, err = c.AddMagnet(s.magnet, o)
+	} else {
+		t, err = c.AddInfoHash(s.hash, o)
+	}
+	if err != nil {
+		return err
+	}
+	in := &answers{ui: a.ui, wanted: f.wait > 0, limit: f.answers, enough: make(chan struct{})}
+	// Registered even if no answer is waited for: the peer may answer all the same, and should find the type shared.
+	if _, err := t.Register(parley.MessageType{Name: f.typeName, Handler: in.handle}); err != nil {
+		code, hint := classify(err)
+		return failf(code, hint, "--type %q: %w", f.typeName, err)
+	}
+	if err := a.deliver(ctx, t, in, payload, to, f); err != nil {
+		return err
+	}
+	return in.await(ctx, f.wait)
+}
+
+// payload returns the message to send.
+func (a *app) payload(ctx context.Context, message string) ([]byte, error) {
+	if message != "-" {
+		return []byte(message), nil
+	}
+	type result struct {
+		b   []byte
+		err error
+	}
+	a.logger.Debug("reading the message from standard input")
+	read := make(chan result, 1)
+	// A read of standard input cannot be interrupted. If ctx ends first the goroutine ends with the process.
+	go func() {
+		b, err := io.ReadAll(io.LimitReader(a.ui.in, maxStdinBytes+1))
+		read <- result{b, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-read:
+		if r.err != nil {
+			return nil, failf(exitInput, "", "standard input: %w", r.err)
+		}
+		if len(r.b) > maxStdinBytes {
+			return nil, failf(exitUsage, "send a shorter message", "standard input: more than %d bytes", maxStdinBytes)
+		}
+		return r.b, nil
+	}
+}
+
+// hashOf returns the info-hash under which path would be shared.
+func (a *app) hashOf(ctx context.Context, path string) (bt.InfoHash, error) {
+	m, onProgress := a.ui.hashing("hashing", false)
+	defer m.end()
+	c, err := parley.Create(ctx, path, parley.CreateOptions{OnProgress: onProgress})
+	if err != nil {
+		return bt.InfoHash{}, createError(err)
+	}
+	return c.InfoHash, nil
+}
+
+// deliver waits until a peer has taken the message.
+func (a *app) deliver(ctx context.Context, t *parley.Torrent, in *answers, payload []byte, to []netip.AddrPort, f sendFlags) error {
+	parent := ctx
+	if f.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, f.timeout)
+		defer cancel()
+	}
+	log := newSessionLog(a.ui)
+	var last error // why the last peer did not take it
+	for ev := range t.Events(ctx) {
+		log.handle(ev)
+		switch ev.Kind {
+		case parley.EventError:
+			if ev.Err != nil {
+				return ev.Err
+			}
+		case parley.EventPeerConnected, parley.EventPeerTypes:
+			p := ev.Peer
+			if !p.Shares(f.typeName) || !addressed(p, to) {
+				continue
+			}
+			err := in.during(p, func() error {
+				if err := p.Send(ctx, f.typeName, payload); err != nil {
+					return err
+				}
+				if err := p.Flush(ctx); err != nil {
+					return err
+				}
+				a.ui.event(sentEvent{now("sent"), f.typeName, p.String(), p.Info().Client, len(payload)})
+				a.ui.say("taken by %s: %s of type %s", peerText(p), plural(len(payload), "byte"), safe.Escape(f.typeName))
+				return nil
+			})
+			switch {
+			case err == nil:
+				return nil
+			case errors.Is(err, parley.ErrMessageTooLarge):
+				return fmt.Errorf("a message of %d bytes to %s: %w", len(payload), p, err)
+			case ctx.Err() == nil:
+				a.ui.note("peer %s has not taken it: %s", peerText(p), safe.Escape(err.Error()))
+			}
+			last = err
+		}
+	}
+	if err := context.Cause(parent); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		return parley.ErrClosed
+	}
+	return notTaken(t, f, last)
+}
+
+// addressed reports whether p is meant by --to, or --to was not given.
+func addressed(p parley.Peer, to []netip.AddrPort) bool {
+	return len(to) == 0 || slices.Contains(to, p.Addr()) || slices.Contains(to, p.Info().Listen)
+}
+
+// notTaken says what was in the way.
+func notTaken(t *parley.Torrent, f sendFlags, last error) error {
+	var seen []string
+	connected := 0
+	for p := range t.Peers() {
+		connected++
+		if len(seen) == 3 {
+			continue // enough to see what is wrong
+		}
+		types := "none"
+		if i := p.Info(); len(i.Types) > 0 {
+			types = safe.Clip(strings.Join(i.Types, ", "), 200)
+		}
+		seen = append(seen, fmt.Sprintf("%s receives %s", peerText(p), types))
+	}
+	switch {
+	case last != nil && !errors.Is(last, context.DeadlineExceeded):
+		return failf(exitTimeout, "try again; the last one may have received it", "nobody has taken the message within %s: %w", f.timeout, last)
+	case last != nil:
+		return failf(exitTimeout, "it is connected but does not read; try again later", "nobody has taken the message within %s: the peer did not confirm it", f.timeout)
+	case connected == 0:
+		return failf(exitTimeout, "check --peer: the other side must run, under this info-hash, and be reachable", "nobody has taken the message within %s: no peer is connected", f.timeout)
+	}
+	return failf(exitTimeout, "the other side must register the type: parley listen SOURCE --type "+f.typeName,
+		"nobody has taken the message within %s: %s connected, none that was meant receives type %q; %s", f.timeout, plural(connected, "peer"), f.typeName, strings.Join(seen, "; "))
+}
+
+// answers prints what one peer sends.
+type answers struct {
+	ui     *ui
+	wanted bool          // --wait was given
+	limit  int           // 0: none
+	enough chan struct{} // closed at the limit
+
+	mu    sync.Mutex
+	peer  parley.Peer // whose messages are answers; the zero Peer: nobody's
+	count int
+}
+
+// during runs send, which sends the message to p. Messages that arrive meanwhile wait until it is known whether they are
+// answers: they are if it succeeds, and then follow what it printed.
+func (in *answers) during(p parley.Peer, send func() error) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	err := send()
+	if err == nil {
+		in.peer = p
+	}
+	return err
+}
+
+// handle is the handler of the message type.
+func (in *answers) handle(_ context.Context, m *parley.Message) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.wanted || m.Peer != in.peer || in.limit > 0 && in.count == in.limit {
+		return nil
+	}
+	in.count++
+	in.ui.event(messageJSON("answer", m))
+	in.ui.say("%s: %s", m.Peer, safe.Escape(string(m.Payload)))
+	if in.count == in.limit {
+		close(in.enough)
+	}
+	return nil
+}
+
+// await waits for answers for as long as --wait says.
+func (in *answers) await(ctx context.Context, wait time.Duration) error {
+	if wait == 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-in.enough:
+		return nil
+	case <-timer.C:
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.count < in.limit {
+		return failf(exitTimeout, "wait longer with --wait TIME", "the message was taken, but only %s came within %s", plural(in.count, "answer"), wait)
+	}
+	if in.count == 0 {
+		in.ui.note("no answer within %s", wait)
+	}
+	return nil
+}
