@@ -141,7 +141,7 @@ func (st *peerState) forget(ref uint64) bool {
 
 // number returns which block of its piece b is; false if b is not a block as this project asks for them.
 func (p *Picker) number(b bt.Block) (int, bool) {
-	if int(b.Index) >= p.pieces || b.Begin%bt.BlockBytes != 0 || b.Begin >= p.geom.PieceLen(b.Index) {
+	if uint(b.Index) >= uint(p.pieces) || b.Begin%bt.BlockBytes != 0 || b.Begin >= p.geom.PieceLen(b.Index) {
 		return 0, false
 	}
 	n := int(b.Begin / bt.BlockBytes)
@@ -268,7 +268,7 @@ func (p *Picker) Requesters(dst []PeerKey, b bt.Block) []PeerKey {
 
 // Release records that a peer will not be waited for to deliver a block: it rejected the request, the
 // request timed out, or was cancelled. If nobody else owes it, the block can be picked again, also for the
-// same peer. It reports whether the peer owed it.
+// same peer: a caller whose peer rejects requests does well not to ask it again at once. It reports whether the peer owed it.
 func (p *Picker) Release(peer PeerKey, b bt.Block) bool {
 	n, ok := p.number(b)
 	if !ok {

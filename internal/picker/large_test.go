@@ -91,6 +91,42 @@ func TestSparsePeer(t *testing.T) {
 	}
 }
 
+// TestSearchRanks: where a peer's pieces must be searched for because rarer ones of others stand before them
+// all, the rarest of the peer's own come first, however many it has.
+func TestSearchRanks(t *testing.T) {
+	const n, own, rare = 100_000, 5000, 20
+	p := New(geometry(t, n*bt.BlockBytes, bt.BlockBytes), nil, newRand(3), Options{RandomFirst: -1})
+	a, b, c := bitfield.New(n), bitfield.New(n), bitfield.New(n)
+	for i := range n {
+		if i%(n/own) == 0 {
+			a.Add(i)
+			b.Add(i)
+			if i%(n/rare) != 0 {
+				c.Add(i)
+			}
+		} else {
+			b.Add(i) // one peer has it: rarer than all of a's
+		}
+	}
+	p.AddPeer(1, a)
+	p.AddPeer(2, b)
+	p.AddPeer(3, c)
+	for k, bl := range p.Pick(nil, 1, a, 2*shortlistLen) {
+		if want := 2; k < rare && p.Availability(bl.Index) != want {
+			t.Errorf("piece %d came as number %d with %d peers, want %d", bl.Index, k, p.Availability(bl.Index), want)
+		}
+	}
+	if got := p.Outstanding(1); got != 2*shortlistLen {
+		t.Errorf("%d blocks picked, want %d", got, 2*shortlistLen)
+	}
+	for range 2 { // and the search goes on to the end
+		p.Pick(nil, 1, a, own)
+	}
+	if got := p.Outstanding(1); got != own {
+		t.Errorf("%d blocks picked, want all %d", got, own)
+	}
+}
+
 // TestTiesAreRandom: peers that see the same availabilities do not all choose the same piece.
 func TestTiesAreRandom(t *testing.T) {
 	first := map[bt.PieceIndex]int{}

@@ -74,7 +74,7 @@ func (p *Picker) PickAllowed(dst []bt.Block, peer PeerKey, has *bitfield.Set, al
 		if len(dst) == start {
 			limit *= 2
 		}
-		if len(dst) < end && len(p.open) < limit && int(i) < p.pieces && p.isMissing(i) && hasPiece(has, i) {
+		if len(dst) < end && len(p.open) < limit && uint(i) < uint(p.pieces) && p.isMissing(i) && hasPiece(has, i) {
 			dst = p.take(dst, end, p.openNew(i), peer, st)
 		}
 	}

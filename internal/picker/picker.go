@@ -233,7 +233,7 @@ func (p *Picker) RemovePeer(peer PeerKey, has *bitfield.Set) {
 // piece, when it is new in the set.
 func (p *Picker) PeerHas(peer PeerKey, i bt.PieceIndex) {
 	st := p.peers[peer]
-	if st == nil || st.seed || int(i) >= p.pieces || p.missing == 0 {
+	if st == nil || st.seed || uint(i) >= uint(p.pieces) || p.missing == 0 {
 		return
 	}
 	p.ord.raise(uint32(i))
@@ -312,7 +312,7 @@ func (p *Picker) countOne(i uint32, by int) {
 // Availability returns how many of the counted peers have piece i. Once the torrent is complete pieces are
 // no longer counted, and only peers that were added as having everything are.
 func (p *Picker) Availability(i bt.PieceIndex) int {
-	if int(i) >= len(p.ord.class) {
+	if uint(i) >= uint(len(p.ord.class)) {
 		return p.seeds
 	}
 	return p.seeds + int(p.ord.class[i]/2)
@@ -395,7 +395,7 @@ func (p *Picker) findLacking(has *bitfield.Set) (bt.PieceIndex, bool) {
 // Verified records that piece i is complete and its hash right, or was found to be so on disk. Requests for
 // its blocks that are still outstanding are forgotten.
 func (p *Picker) Verified(i bt.PieceIndex) {
-	if p.missing == 0 || int(i) >= p.pieces || !hasBit(p.lack, uint32(i)) {
+	if p.missing == 0 || uint(i) >= uint(p.pieces) || !hasBit(p.lack, uint32(i)) {
 		return
 	}
 	if op := p.byIndex[i]; op != nil {
