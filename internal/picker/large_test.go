@@ -108,6 +108,7 @@ func TestSearchRanks(t *testing.T) {
 			b.Add(i) // one peer has it: rarer than all of a's
 		}
 	}
+	b.Remove(1) // else it is a seed, which counts for nothing
 	p.AddPeer(1, a)
 	p.AddPeer(2, b)
 	p.AddPeer(3, c)
@@ -436,5 +437,29 @@ func TestNoAllocations(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(1000, turn); n != 0 {
 		t.Errorf("%v allocations for 32 blocks, want 0", n)
+	}
+}
+
+// TestPush: the heap keeps the lowest keys.
+func TestPush(t *testing.T) {
+	rng := newRand(1)
+	for range 200 {
+		var heap []ranked
+		var keys []uint64
+		for range rng.IntN(4 * shortlistLen) {
+			key := rng.Uint64N(100)
+			keys = append(keys, key)
+			heap = push(heap, ranked{key: key})
+		}
+		slices.Sort(keys)
+		keys = keys[:min(len(keys), shortlistLen)]
+		var got []uint64
+		for _, r := range heap {
+			got = append(got, r.key)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, keys) {
+			t.Fatalf("kept %v, want %v", got, keys)
+		}
 	}
 }
