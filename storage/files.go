@@ -607,9 +607,6 @@ func (s *Files) finalise(f *file) error {
 	if err := s.settle(f); err != nil {
 		return err
 	}
-	if err := s.vacant(f); err != nil {
-		return err
-	}
 	return s.promote(f)
 }
 

@@ -566,6 +566,9 @@ func TestLinksOutOfTheFolder(t *testing.T) {
 		link(t, filepath.Join("..", "precious"), part)
 		_, err := s.WriteAt(tor.piece(1), 16)
 		wantConflict(t, err)
+		if !strings.Contains(err.Error(), "is a symbolic link") {
+			t.Errorf("%q does not say that it is a link", err)
+		}
 		_, err = s.ReadAt(make([]byte, 4), 0)
 		wantConflict(t, err)
 		wantFile(t, precious, []byte("precious"))
@@ -792,6 +795,29 @@ func TestOpenFilesAreBounded(t *testing.T) {
 				t.Errorf("close: %v, %d files open", err, open)
 			}
 		})
+	}
+}
+
+// The file that was used longest ago is closed first, not the one that was opened first.
+func TestRecentlyUsedStaysOpen(t *testing.T) {
+	tor := newTorrent(t, 8, []string{"a", "b", "c"}, []int64{8, 8, 8})
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b", "c"} {
+		writeFile(t, filepath.Join(dir, name), tor.content(t, name))
+	}
+	s := tor.open(t, dir, Options{OpenFiles: 2})
+	var opened strings.Builder
+	s.handles.open = func(f *file) (diskFile, error) {
+		opened.WriteString(f.name)
+		return s.openFile(f)
+	}
+	for _, i := range []int64{0, 1, 0, 2, 0, 1} {
+		if _, err := s.ReadAt(make([]byte, 8), i*8); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := opened.String(), "abcb"; got != want {
+		t.Errorf("opened %s, want %s", got, want)
 	}
 }
 

@@ -16,7 +16,7 @@ const segmentBytes = 1 << 20
 type Memory struct {
 	geom bt.Geometry
 
-	mu       sync.RWMutex // guards the map and closed, not the bytes of the segments
+	mu       sync.Mutex // guards the map and closed, not the bytes of the segments
 	segments map[int64][]byte
 	closed   bool
 }
@@ -67,33 +67,26 @@ func (m *Memory) WriteAt(p []byte, off int64) (int, error) {
 // segment returns the bytes from off to the end of its segment; nil if there is none and create is false.
 func (m *Memory) segment(off int64, create bool) ([]byte, error) {
 	i, begin := off/segmentBytes, off%segmentBytes
-	m.mu.RLock()
-	seg, closed := m.segments[i], m.closed
-	m.mu.RUnlock()
-	if closed {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
 		return nil, ErrClosed
 	}
+	seg := m.segments[i]
 	if seg == nil {
 		if !create {
 			return nil, nil
 		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.closed {
-			return nil, ErrClosed
-		}
-		if seg = m.segments[i]; seg == nil {
-			seg = make([]byte, min(segmentBytes, m.geom.TotalBytes-i*segmentBytes))
-			m.segments[i] = seg
-		}
+		seg = make([]byte, min(segmentBytes, m.geom.TotalBytes-i*segmentBytes))
+		m.segments[i] = seg
 	}
 	return seg[begin:], nil
 }
 
 // Verified implements [Storage]; memory has nothing to finalise.
 func (m *Memory) Verified(i bt.PieceIndex) error {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.closed {
 		return ErrClosed
 	}

@@ -31,8 +31,8 @@ type Storage interface {
 	// ReadAt reads from the torrent's byte range at off, across files, with the meaning of
 	// [io.ReaderAt]: fewer bytes than asked for come with an error, which is io.EOF at the end of the
 	// torrent only. Bytes that were never written are an error that is [fs.ErrNotExist] or
-	// [io.ErrUnexpectedEOF], or read as zeros where something behind them was written. Padding reads
-	// as zeros.
+	// [io.ErrUnexpectedEOF], or read as zeros where something else in the same file or segment was
+	// written. Padding reads as zeros.
 	ReadAt(p []byte, off int64) (int, error)
 
 	// WriteAt writes at off. A range outside the torrent is [ErrRange], and nothing is written. p is

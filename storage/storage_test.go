@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -173,7 +174,7 @@ func TestReadBackAcrossFiles(t *testing.T) {
 		total := int64(len(tor.data))
 		for off := range total {
 			for n := int64(1); off+n <= total; n++ {
-				p := make([]byte, n)
+				p := bytes.Repeat([]byte{0xff}, int(n))
 				if k, err := s.ReadAt(p, off); int64(k) != n || err != nil || !bytes.Equal(p, tor.data[off:off+n]) {
 					t.Fatalf("read %d bytes at %d: %d, %v, or wrong bytes", n, off, k, err)
 				}
@@ -278,6 +279,30 @@ func TestMemoryAcrossSegments(t *testing.T) {
 	p := make([]byte, 100)
 	if _, err := m.ReadAt(p, segmentBytes-50); err != nil || !bytes.Equal(p, tor.data[:100]) {
 		t.Errorf("a block across two segments: %v, or other bytes", err)
+	}
+}
+
+// Writers that meet in a segment that does not exist yet share one.
+func TestMemoryFirstWritesMeet(t *testing.T) {
+	tor := newTorrent(t, 16<<10, []string{"a"}, []int64{128 << 10})
+	for range 20 {
+		m := NewMemory(tor.geom)
+		start := make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range tor.geom.NumPieces() {
+			wg.Go(func() {
+				<-start
+				if _, err := m.WriteAt(tor.piece(i), tor.geom.PieceStart(bt.PieceIndex(i))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		close(start)
+		wg.Wait()
+		got := make([]byte, len(tor.data))
+		if _, err := m.ReadAt(got, 0); err != nil || !bytes.Equal(got, tor.data) {
+			t.Fatalf("a write was lost (%v)", err)
+		}
 	}
 }
 

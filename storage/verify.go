@@ -105,7 +105,7 @@ func (w *hasher) pieces(first, end int, report func(int, [bt.HashBytes]byte, err
 			w.write(w.buf[at : at+size])
 			sum = w.sum()
 		} else {
-			have = 0 // the buffer is overwritten from here on
+			// This overwrites the buffer; the pieces behind do not lie within have either.
 			sum, err = w.piece(bt.PieceIndex(i))
 		}
 		at += size

@@ -145,6 +145,23 @@ func TestHashPiecesStops(t *testing.T) {
 	})
 }
 
+func TestHashPiecesDoneBeforeTheContext(t *testing.T) {
+	tor := newTorrent(t, 10, []string{"a"}, []int64{1000})
+	m := NewMemory(tor.geom)
+	tor.writeAll(t, m)
+	ctx, cancel := context.WithCancel(t.Context())
+	n := 0
+	err := HashPieces(ctx, m, tor.geom, func(bt.PieceIndex, [20]byte, error) bool {
+		if n++; n == tor.geom.NumPieces() {
+			cancel()
+		}
+		return true
+	})
+	if err != nil {
+		t.Errorf("%v, though every piece was reported", err)
+	}
+}
+
 // cancellingStorage cancels a context in the second read.
 type cancellingStorage struct {
 	Storage
