@@ -433,7 +433,7 @@ func (s *Files) openFile(f *file) (diskFile, error) {
 	if !before.Mode().IsRegular() {
 		return nil, &ConflictError{s.full(name), irregular(before)}
 	}
-	d, err := s.root.OpenFile(name, flag, 0)
+	d, err := s.root.OpenFile(name, flag|largeFile, 0)
 	if err != nil {
 		return nil, pathError("open", s.full(name), err)
 	}
@@ -479,7 +479,7 @@ func (s *Files) create(f *file, name string, flag int) (*os.File, error) {
 			return nil, pathError("create folder", s.full(dir), err)
 		}
 	}
-	d, err := s.root.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, 0o666)
+	d, err := s.root.OpenFile(name, flag|largeFile|os.O_CREATE|os.O_EXCL, 0o666)
 	if errors.Is(err, fs.ErrExist) {
 		return nil, &ConflictError{s.full(name), "has appeared since the torrent was opened"}
 	}

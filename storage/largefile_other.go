@@ -1,0 +1,6 @@
+//go:build !linux
+
+package storage
+
+// largeFile is nothing that these systems need.
+const largeFile = 0
