@@ -7,6 +7,7 @@
 package ltep
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
@@ -155,11 +156,33 @@ func parseM(v bencode.Value) []Entry {
 	if v.Kind() != bencode.KindDict {
 		return nil
 	}
-	var m []Entry
-	n := 0
+	var (
+		m      []Entry
+		count  int
+		sorted = true // so far, as BEP 3 has it: then there are no duplicates to look for
+		last   []byte
+		seen   map[string]bool
+	)
 	for k, val := range v.Dict() {
-		if n++; n > wire.MaxTypeEntries {
+		if count++; count > wire.MaxTypeEntries {
 			break
+		}
+		if sorted && count > 1 && bytes.Compare(last, k) >= 0 {
+			sorted = false
+			seen = make(map[string]bool)
+			i := 0
+			for name := range v.Dict() {
+				if i++; i == count {
+					break
+				}
+				seen[string(name)] = true
+			}
+		}
+		if last = k; !sorted {
+			if seen[string(k)] {
+				continue // the first duplicate wins, even if it is odd
+			}
+			seen[string(k)] = true
 		}
 		id, ok := val.Int()
 		if !ok || id < 0 || id > 255 || len(k) > wire.MaxTypeName {
@@ -167,12 +190,7 @@ func parseM(v bencode.Value) []Entry {
 		}
 		m = append(m, Entry{string(k), uint8(id)})
 	}
-	if len(m) < 2 {
-		return m
-	}
-	// The first duplicate wins. A stable sort finds duplicates in n log n.
-	slices.SortStableFunc(m, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
-	return slices.CompactFunc(m, func(a, b Entry) bool { return a.Name == b.Name })
+	return m
 }
 
 // AppendExchange appends the payload of an exchange: keys sorted and unique, absent values left out (EMP/1 section 6.1). Names in e.M

@@ -34,8 +34,8 @@ type Metadata struct {
 // Kind implements [wire.Message].
 func (Metadata) Kind() wire.Kind { return wire.KindMetadata }
 
-// ParseMetadata reads the payload of a ut_metadata message. Types past 2 are returned as they are: BEP 9 wants them ignored. The error is
-// a [*wire.SyntaxError].
+// ParseMetadata reads the payload of a ut_metadata message. Of a type past 2, which BEP 9 wants ignored, it reads nothing but the type; those past
+// 255 count as 255. The error is a [*wire.SyntaxError].
 func ParseMetadata(payload []byte) (Metadata, error) {
 	bad := func(reason string) (Metadata, error) {
 		return Metadata{}, &wire.SyntaxError{Dialect: wire.DialectLTEP, Kind: wire.KindMetadata, Offset: 2, Reason: reason}
@@ -47,13 +47,15 @@ func ParseMetadata(payload []byte) (Metadata, error) {
 	var m Metadata
 	typ, _ := v.Get("msg_type")
 	n, ok := typ.Int()
-	if !ok || n < 0 || n > math.MaxUint8 {
+	if !ok || n < 0 {
 		return bad("msg_type is missing or odd")
 	}
-	m.Type = MetadataType(n)
+	if m.Type = MetadataType(min(n, math.MaxUint8)); m.Type > MetadataReject {
+		return m, nil
+	}
 	piece, _ := v.Get("piece")
 	n, ok = piece.Int()
-	if !ok || n < 0 || n > MaxMetadataBytes/MetadataPieceBytes {
+	if !ok || n < 0 || n >= MaxMetadataBytes/MetadataPieceBytes {
 		return bad("piece is missing or out of range")
 	}
 	m.Piece = uint32(n)
