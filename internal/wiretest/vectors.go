@@ -180,11 +180,18 @@ func parseValue(s string) (v Value, err error) {
 		if !ok || rest == "" {
 			return v, fmt.Errorf("field %q without a value", s)
 		}
-		var text string
-		if text, s, err = token(rest); err != nil {
-			return v, err
+		quoted := ""
+		if rest[0] == '"' {
+			if quoted, rest, err = token(rest); err != nil {
+				return v, err
+			}
 		}
-		v.Fields = append(v.Fields, Field{name, text})
+		tail, more := "", rest
+		if quoted == "" || rest != "" && rest[0] == ':' {
+			tail, more, _ = strings.Cut(rest, " ")
+		}
+		v.Fields = append(v.Fields, Field{name, quoted + tail})
+		s = strings.TrimLeft(more, " ")
 	}
 	return v, nil
 }

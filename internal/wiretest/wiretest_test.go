@@ -14,7 +14,7 @@ func TestParse(t *testing.T) {
 vector: one
   0001 "a|b\x00"   | annotation with ff
   ff*3 "xy"*2
-means: thing: n=0x10 data="x y" name=0102 m=a m=b
+means: thing: n=0x10 data="x y" name=0102 m=a m="b c":2
 
 vector: two
 reads as: empty
@@ -32,12 +32,12 @@ fails: too short
 	if v.Name != "one" || v.File != "f.txt:3" || v.ReadOnly || v.Fails != "" || v.Means.Kind != "thing" {
 		t.Errorf("vector %+v", v)
 	}
-	if s := v.Means.String(); s != `thing: n=0x10 data="x y" name=0102 m=a m=b` {
+	if s := v.Means.String(); s != `thing: n=0x10 data="x y" name=0102 m=a m="b c":2` {
 		t.Errorf("value %s", s)
 	}
 	r := v.Means.Read()
 	if n, d, x, m := r.Uint("n"), r.Bytes("data"), r.Bytes("name"), r.Texts("m"); n != 16 || string(d) != "x y" || !bytes.Equal(x, []byte{1, 2}) ||
-		!slices.Equal(m, []string{"a", "b"}) || r.Err() != nil {
+		!slices.Equal(m, []string{"a", `"b c":2`}) || r.Err() != nil {
 		t.Errorf("fields %d %q %x %q, %v", n, d, x, m, r.Err())
 	}
 	if r.Uint("absent") != 0 || r.Bytes("absent") != nil || r.Texts("absent") != nil || r.Err() != nil {
