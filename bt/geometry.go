@@ -23,7 +23,7 @@ func NewGeometry(total, pieceBytes int64) (Geometry, error) {
 	if pieceBytes < 1 || pieceBytes > MaxPieceBytes {
 		return Geometry{}, fmt.Errorf("piece length %d: want 1 to %d bytes", pieceBytes, MaxPieceBytes)
 	}
-	if total < 0 || (total+pieceBytes-1)/pieceBytes > MaxPieces {
+	if total < 0 || total > MaxPieces*pieceBytes {
 		return Geometry{}, fmt.Errorf("total length %d in pieces of %d bytes: want at most %d pieces", total, pieceBytes, MaxPieces)
 	}
 	return Geometry{TotalBytes: total, PieceBytes: uint32(pieceBytes)}, nil

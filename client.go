@@ -1,0 +1,269 @@
+package parley
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	mrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/peerconn"
+	"github.com/parley-bt/parley/internal/swarm"
+	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/peer"
+)
+
+// A Client takes part in swarms: it listens for peers, dials them, and owns the torrents added to it. Its methods are safe
+// for concurrent use.
+type Client struct {
+	cfg    Config // resolved
+	peerID bt.PeerID
+	ln     net.Listener // nil if we do not listen
+	addr   netip.AddrPort
+	conn   *peerconn.Options
+	stop   chan struct{}
+	conns  sync.WaitGroup // goroutines of connections
+	group  sync.WaitGroup // the listener and the timers
+	hellos chan struct{}  // one token for each incoming connection in its hello
+
+	mu       sync.Mutex
+	torrents map[bt.InfoHash]*Torrent
+	greeting map[*peerconn.Conn]struct{} // incoming connections without a torrent
+	closed   bool
+}
+
+// NewClient starts a client. It fails if it cannot listen, with an error that wraps the one of package net, or if the configuration makes no sense.
+func NewClient(cfg Config) (*Client, error) {
+	cfg, err := cfg.resolved()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{cfg: cfg, stop: make(chan struct{}), torrents: make(map[bt.InfoHash]*Torrent), greeting: make(map[*peerconn.Conn]struct{}),
+		hellos: make(chan struct{}, cfg.MaxHandshakes)}
+	copy(c.peerID[:], peerIDPrefix)
+	rand.Read(c.peerID[len(peerIDPrefix):]) // never fails: it would end the program
+	timers := peerconn.NewTimers(time.Now)
+	c.conn = &peerconn.Options{Host: host{c}, Timers: timers, Group: &c.conns, SendQueueBytes: cfg.SendQueueBytes, Now: time.Now}
+	if !cfg.NoListen {
+		ln, err := net.Listen("tcp", cfg.ListenAddr)
+		if err != nil {
+			return nil, fmt.Errorf("listening for peers: %w", err)
+		}
+		c.ln = ln
+		ap := ln.Addr().(*net.TCPAddr).AddrPort()
+		c.addr = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+		c.group.Go(c.listen)
+	}
+	c.group.Go(func() { timers.Run(c.stop) })
+	return c, nil
+}
+
+// Addr returns the address the client listens on, the zero AddrPort if it does not.
+func (c *Client) Addr() netip.AddrPort { return c.addr }
+
+// PeerID returns the peer ID this client shows to others: made anew for each client.
+func (c *Client) PeerID() bt.PeerID { return c.peerID }
+
+// listen accepts peers until the client is closed.
+func (c *Client) listen() {
+	pause := time.Duration(0)
+	for {
+		// Wait for a free place before accepting: what waits in the kernel costs us nothing.
+		select {
+		case c.hellos <- struct{}{}:
+		case <-c.stop:
+			return
+		}
+		nc, err := c.ln.Accept()
+		if err != nil {
+			<-c.hellos
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// Out of descriptors, most likely: what is open goes on, and new peers wait.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			c.cfg.Logger.Warn("accepting a peer", "error", err, "pause", pause)
+			select {
+			case <-time.After(pause):
+			case <-c.stop:
+				return
+			}
+			continue
+		}
+		pause = 0
+		c.mu.Lock()
+		if c.closed {
+			c.mu.Unlock()
+			<-c.hellos
+			nc.Close()
+			return
+		}
+		pc := peerconn.Start(nc, c.conn, peer.Config{Role: peer.Responder, PeerID: c.peerID, Reserved: swarm.OurReserved,
+			HelloTimeout: draw(peer.MinHelloTimeout, peer.MaxHelloTimeout), KeepAlive: draw(peer.MinKeepAlive, peer.MaxKeepAlive)}, nil)
+		c.greeting[pc] = struct{}{}
+		c.mu.Unlock()
+	}
+}
+
+// draw returns a random duration from lo to hi.
+func draw(lo, hi time.Duration) time.Duration { return lo + mrand.N(hi-lo+1) }
+
+// host is a client as incoming connections see it.
+type host struct{ c *Client }
+
+// Accept finds the torrent of an incoming connection.
+func (h host) Accept(pc *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.Local, error) {
+	c := h.c
+	c.mu.Lock()
+	delete(c.greeting, pc)
+	t := c.torrents[ih]
+	c.mu.Unlock()
+	if t != nil {
+		s, local, err := t.sw.NewIncoming(pc, func() { <-c.hellos })
+		if err == nil {
+			return s, local, nil
+		}
+	}
+	c.mu.Lock()
+	c.greeting[pc] = struct{}{} // until Refused
+	c.mu.Unlock()
+	return nil, peer.Local{}, peer.ErrUnknownTorrent
+}
+
+// Refused forgets an incoming connection that never had a torrent.
+func (h host) Refused(pc *peerconn.Conn, err error) {
+	c := h.c
+	<-c.hellos
+	c.mu.Lock()
+	delete(c.greeting, pc)
+	c.mu.Unlock()
+	c.cfg.Logger.Debug("incoming connection ended before its hello", "addr", pc.Addr(), "error", err)
+}
+
+// add starts a torrent.
+func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, cfg *swarm.Config)) (*Torrent, error) {
+	t := newTorrent(c, ih, o)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	if c.torrents[ih] != nil {
+		return nil, fmt.Errorf("%v: %w", ih, ErrTorrentExists)
+	}
+	cfg := swarm.Config{
+		InfoHash: ih, PeerID: c.peerID, ClientName: c.cfg.ClientName, ListenPort: c.addr.Port(), Log: c.cfg.Logger.With("infohash", ih.String()),
+		Conn: c.conn, Now: time.Now, Dial: c.dial, MaxPeers: c.cfg.MaxPeers, UploadSlots: c.cfg.UploadSlots, BufferBytes: c.cfg.BufferBytes,
+		Open: t.openFiles, OnVerify: o.OnVerify, NoDownload: o.NoDownload,
+		Types: t.hub, NewApps: t.newApps, Notify: t.notify,
+	}
+	if o.Storage != nil {
+		cfg.Open = o.Storage
+	}
+	prepare(t, &cfg)
+	t.sw = swarm.Start(cfg)
+	close(t.started)
+	c.torrents[ih] = t
+	t.sw.AddPeers(o.Peers...)
+	return t, nil
+}
+
+func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", addr.String())
+}
+
+// AddTorrent adds a torrent by its metadata. What already lies in Dir is verified and kept, see TorrentOptions; the call returns at once, and
+// [Torrent.WaitMetadata] waits for the verification. [ErrTorrentExists] if the client has it already.
+func (c *Client) AddTorrent(mi *metainfo.MetaInfo, o TorrentOptions) (*Torrent, error) {
+	return c.add(mi.InfoHash, o, func(t *Torrent, cfg *swarm.Config) {
+		t.mi.Store(mi)
+		cfg.Info = mi.Info
+	})
+}
+
+// AddMagnet adds a torrent by its magnet link; the metadata comes from peers (BEP 9). Of the link's peer addresses (x.pe)
+// only public ones are dialled: a link must not point this program at private networks. Pass others in o.Peers.
+func (c *Client) AddMagnet(m metainfo.Magnet, o TorrentOptions) (*Torrent, error) {
+	o.Peers = slices.Clone(o.Peers)
+	for _, s := range m.Peers {
+		if a, err := netip.ParseAddrPort(s); err == nil && isPublic(a) {
+			o.Peers = append(o.Peers, a)
+		}
+	}
+	return c.add(m.InfoHash, o, func(t *Torrent, _ *swarm.Config) { t.magnet = m })
+}
+
+// isPublic reports whether an address that a stranger named may be dialled.
+func isPublic(a netip.AddrPort) bool {
+	ip := a.Addr().Unmap()
+	return a.Port() != 0 && ip.IsGlobalUnicast() && !ip.IsPrivate() && !sharedSpace.Contains(ip) && ip != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// sharedSpace is the range of carriers' private networks (RFC 6598).
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
+
+// AddInfoHash adds a torrent of which nothing but the info-hash is known.
+func (c *Client) AddInfoHash(ih bt.InfoHash, o TorrentOptions) (*Torrent, error) {
+	return c.AddMagnet(metainfo.Magnet{InfoHash: ih}, o)
+}
+
+// Torrents yields the client's torrents.
+func (c *Client) Torrents() iter.Seq[*Torrent] {
+	c.mu.Lock()
+	ts := make([]*Torrent, 0, len(c.torrents))
+	for _, t := range c.torrents {
+		ts = append(ts, t)
+	}
+	c.mu.Unlock()
+	return slices.Values(ts)
+}
+
+// Close leaves all swarms, closes every connection in good order within a second, and waits until nothing of the client runs, for handlers of messages no
+// longer than a second. It can be called more than once.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	already := c.closed
+	c.closed = true
+	greeting := make([]*peerconn.Conn, 0, len(c.greeting))
+	for pc := range c.greeting {
+		greeting = append(greeting, pc)
+	}
+	c.mu.Unlock()
+	if !already {
+		close(c.stop)
+		if c.ln != nil {
+			c.ln.Close() // nothing is lost with a listener
+		}
+	}
+	for _, pc := range greeting {
+		pc.Close(ErrClosed)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	for t := range c.Torrents() {
+		wg.Go(func() {
+			if err := t.Close(); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	c.group.Wait()
+	c.conns.Wait()
+	return errors.Join(errs...)
+}
+
+// discard is the logger of a client that was given none.
+var discard = slog.New(slog.DiscardHandler)

@@ -1,0 +1,43 @@
+package parley
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Config configures a [Client]. The zero value is usable; every field says what its zero means.
+type Config struct {
+	// ListenAddr is the TCP address ("host:port") on which peers are accepted. Empty means ":0", a free port on all
+	// interfaces. Use "127.0.0.1:0" to be reachable from this machine only.
+	ListenAddr string
+	// NoListen makes a client that only dials. ListenAddr is then ignored.
+	NoListen bool
+	// ClientName is what peers are told about this program (BEP 10, "v"). Empty means "Parley" and the version.
+	ClientName string
+	// Logger receives what an operator should know; nil discards it. Text that came from peers is escaped by the caller of
+	// the handler as slog's handlers do; the library never logs message payloads.
+	Logger *slog.Logger
+
+	// MaxPeers is the largest number of connected peers per torrent; 0 means 200.
+	MaxPeers int
+	// MaxHandshakes is how many incoming connections may be in their handshake at once, over all torrents; 0 means 512. Beyond it the
+	// listener waits before it accepts more.
+	MaxHandshakes int
+	// UploadSlots is how many interested peers are unchoked at once per torrent; 0 means 8.
+	UploadSlots int
+	// BufferBytes bounds the memory of a torrent's blocks that were requested or received and are not yet on disk;
+	// 0 means 64 MiB.
+	BufferBytes int
+
+	// MaxMessageBytes is the largest application message accepted or sent where the dialect leaves it to us (EMP/1 table 7.6);
+	// 0 means 65,534, the most that deployed BEP 10 clients take. At most 1,048,574.
+	MaxMessageBytes int
+	// SendQueueBytes bounds the application messages that wait to be written to one peer; a Send beyond it waits.
+	// 0 means 1 MiB.
+	SendQueueBytes int
+	// ReceiveQueueBytes bounds the messages of one peer that wait for their handlers; while it is full that peer's connection
+	// is not read, and TCP tells the peer (EMP/1 table 7.6). 0 means 1 MiB.
+	ReceiveQueueBytes int
+	// HandlerTimeout ends the context of a message handler (EMP/1 section 7.3); 0 means 30 s.
+	HandlerTimeout time.Duration
+}

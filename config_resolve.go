@@ -1,0 +1,61 @@
+package parley
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/parley-bt/parley/wire"
+)
+
+// Version is the version of this module.
+const Version = "0.1.0-dev"
+
+// peerIDPrefix begins our peer IDs, in the style of Azureus: client, version 0.1.0, 0.
+const peerIDPrefix = "-PY0100-"
+
+// resolved returns cfg with every zero replaced by its default. It is the one place that knows the defaults.
+func (cfg Config) resolved() (Config, error) {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	if cfg.ListenAddr == "" {
+		cfg.ListenAddr = ":0"
+	}
+	if cfg.ClientName == "" {
+		cfg.ClientName = "Parley " + Version
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = discard
+	}
+	def(&cfg.MaxPeers, 200)
+	def(&cfg.MaxHandshakes, 512)
+	def(&cfg.UploadSlots, 8)
+	def(&cfg.BufferBytes, 64<<20)
+	def(&cfg.MaxMessageBytes, 65534)
+	def(&cfg.SendQueueBytes, 1<<20)
+	def(&cfg.ReceiveQueueBytes, 1<<20)
+	if cfg.HandlerTimeout == 0 {
+		cfg.HandlerTimeout = 30 * time.Second
+	}
+	for _, f := range []struct {
+		name   string
+		v, max int
+	}{
+		{"MaxPeers", cfg.MaxPeers, 1 << 20}, {"MaxHandshakes", cfg.MaxHandshakes, 1 << 20}, {"UploadSlots", cfg.UploadSlots, 1 << 20},
+		{"BufferBytes", cfg.BufferBytes, 1 << 40 >> 10}, {"MaxMessageBytes", cfg.MaxMessageBytes, wire.MaxExtendedFrame - 2},
+		{"SendQueueBytes", cfg.SendQueueBytes, 1 << 30}, {"ReceiveQueueBytes", cfg.ReceiveQueueBytes, 1 << 30},
+	} {
+		if f.v < 1 || f.v > f.max {
+			return cfg, fmt.Errorf("config: %s is %d, want 1 to %d", f.name, f.v, f.max)
+		}
+	}
+	if cfg.HandlerTimeout < 0 {
+		return cfg, fmt.Errorf("config: HandlerTimeout is %v, want more than 0", cfg.HandlerTimeout)
+	}
+	if len(cfg.ClientName) > 128 {
+		return cfg, fmt.Errorf("config: ClientName has %d bytes, want at most 128", len(cfg.ClientName))
+	}
+	return cfg, nil
+}

@@ -1,0 +1,235 @@
+package parley
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/messaging"
+	"github.com/parley-bt/parley/internal/swarm"
+	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/storage"
+)
+
+// TorrentOptions says how a torrent is added. The zero value is usable.
+type TorrentOptions struct {
+	// Dir is the folder under which the torrent's files are kept; empty means the current folder. Ignored by Share.
+	Dir string
+	// Storage, if set, opens the torrent's storage instead of files under Dir: called once the geometry is known.
+	Storage func(info *metainfo.Info) (storage.Storage, error)
+	// Peers are addresses to dial, and to dial again when they are lost.
+	Peers []netip.AddrPort
+	// NoDownload takes part in the swarm without downloading or storing any piece: to exchange messages only.
+	NoDownload bool
+	// OnVerify, if set, is told how far the verification of existing data has come, in pieces.
+	OnVerify func(done, total int)
+}
+
+// A Torrent is one swarm that a [Client] takes part in. Its methods are safe for concurrent use.
+type Torrent struct {
+	client  *Client
+	ih      bt.InfoHash
+	o       TorrentOptions
+	hub     *messaging.Hub
+	sw      *swarm.Torrent
+	started chan struct{} // sw is set
+	magnet  metainfo.Magnet
+	mi      atomic.Pointer[metainfo.MetaInfo]
+
+	subs      subscribers
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// State is what a torrent is doing.
+type State uint8
+
+// The states of a torrent.
+const (
+	StateMetadata    State = iota // waiting for the info dictionary from a peer (BEP 9)
+	StateVerifying                // hashing what is already there
+	StateDownloading              // fetching pieces, and serving those it has
+	StateSeeding                  // complete, serving
+	StateIdle                     // taking part without downloading, see TorrentOptions.NoDownload
+	StateStopped                  // stopped by an error, see Stats.Err, or closed
+)
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	return [...]string{"metadata", "verifying", "downloading", "seeding", "idle", "stopped"}[min(s, StateStopped)]
+}
+
+// Stats is a snapshot of a torrent.
+type Stats struct {
+	State         State
+	TotalBytes    int64 // 0 until the metadata is known
+	HaveBytes     int64 // verified
+	Pieces        int
+	HavePieces    int
+	Peers         int     // connected, handshake complete
+	Seeds         int     // of those, how many have everything
+	Downloaded    int64   // bytes of piece data received in this session
+	Uploaded      int64   // bytes of piece data sent in this session
+	Wasted        int64   // bytes received twice or that failed their hash
+	DownRate      float64 // bytes of piece data a second, smoothed
+	UpRate        float64
+	CorruptPieces int   // pieces that failed their hash in this session
+	Err           error // why the torrent stopped, nil otherwise
+}
+
+func newTorrent(c *Client, ih bt.InfoHash, o TorrentOptions) *Torrent {
+	t := &Torrent{client: c, ih: ih, o: o, started: make(chan struct{})}
+	t.hub = messaging.NewHub(messaging.Options{QueueBytes: c.cfg.ReceiveQueueBytes, HandlerTimeout: c.cfg.HandlerTimeout,
+		Logger: c.cfg.Logger.With("infohash", ih.String()), Changed: t.typesChanged})
+	return t
+}
+
+// typesChanged tells the peers. It may come before the swarm runs only if nobody is there to be told.
+func (t *Torrent) typesChanged() {
+	<-t.started
+	t.sw.Announce()
+}
+
+// InfoHash returns the torrent's info-hash.
+func (t *Torrent) InfoHash() bt.InfoHash { return t.ih }
+
+// Name returns the torrent's name: from its metadata, else from the magnet link, else the info-hash in hexadecimal.
+// It comes from strangers: escape it before it reaches a terminal.
+func (t *Torrent) Name() string {
+	if mi := t.Metainfo(); mi != nil {
+		return mi.Info.Name
+	}
+	if t.magnet.Name != "" {
+		return t.magnet.Name
+	}
+	return t.ih.String()
+}
+
+// Metainfo returns the torrent's metadata, nil while it is not known. The result must not be modified.
+func (t *Torrent) Metainfo() *metainfo.MetaInfo {
+	if mi := t.mi.Load(); mi != nil {
+		return mi
+	}
+	info := t.sw.Info()
+	if info == nil {
+		return nil
+	}
+	mi := &metainfo.MetaInfo{Info: info, InfoHash: t.ih}
+	for _, tr := range t.magnet.Trackers {
+		mi.Announce = append(mi.Announce, []string{tr})
+	}
+	mi.WebSeeds = t.magnet.WebSeeds
+	t.mi.CompareAndSwap(nil, mi)
+	return t.mi.Load()
+}
+
+// Magnet returns the magnet link of the torrent (BEP 9), without peer addresses.
+func (t *Torrent) Magnet() metainfo.Magnet {
+	m := t.magnet
+	if mi := t.Metainfo(); mi != nil {
+		m = mi.Magnet()
+	}
+	m.InfoHash, m.Peers = t.ih, nil
+	return m
+}
+
+// Stats returns a snapshot.
+func (t *Torrent) Stats() Stats { return statsOf(t.sw.Stats()) }
+
+func statsOf(s swarm.Stats) Stats {
+	states := [...]State{swarm.StateMetadata: StateMetadata, swarm.StateVerifying: StateVerifying, swarm.StateDownloading: StateDownloading,
+		swarm.StateSeeding: StateSeeding, swarm.StateIdle: StateIdle, swarm.StateStopped: StateStopped}
+	return Stats{State: states[s.State], TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, Pieces: s.Pieces, HavePieces: s.HavePieces,
+		Peers: s.Peers, Seeds: s.Seeds, Downloaded: s.Downloaded, Uploaded: s.Uploaded, Wasted: s.Wasted, DownRate: s.DownRate, UpRate: s.UpRate,
+		CorruptPieces: s.CorruptPieces, Err: s.Err}
+}
+
+// WaitMetadata waits until the metadata is known and the torrent's storage is open and verified. It returns the
+// context's error or the one that stopped the torrent. With NoDownload there is nothing to wait for.
+func (t *Torrent) WaitMetadata(ctx context.Context) error { return closedErr(t.sw.WaitReady(ctx)) }
+
+// WaitComplete waits until every piece is verified and in place. It returns the context's error or the one that
+// stopped the torrent.
+func (t *Torrent) WaitComplete(ctx context.Context) error { return closedErr(t.sw.WaitComplete(ctx)) }
+
+// AddPeers adds addresses to dial. Addresses already known are dialled again if they are not connected.
+func (t *Torrent) AddPeers(addrs ...netip.AddrPort) { t.sw.AddPeers(addrs...) }
+
+// Peers yields the peers that are connected now, in no order.
+func (t *Torrent) Peers() iter.Seq[Peer] {
+	return func(yield func(Peer) bool) {
+		for _, p := range t.sw.Peers() {
+			if !yield(peerOf(p)) {
+				return
+			}
+		}
+	}
+}
+
+// Close leaves the swarm, closes the peers' connections in good order, and waits until nothing of the torrent runs any more: for handlers of messages no longer than
+// a second, since one of them may be the caller.
+func (t *Torrent) Close() error {
+	t.closeOnce.Do(func() {
+		t.hub.Close()
+		t.sw.Close()
+		c := t.client
+		c.mu.Lock()
+		if c.torrents[t.ih] == t {
+			delete(c.torrents, t.ih)
+		}
+		c.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if t.hub.Wait(ctx) != nil {
+			t.closeErr = fmt.Errorf("torrent %v: a message handler did not return within a second of the close", t.ih)
+		}
+		t.subs.close()
+	})
+	return t.closeErr
+}
+
+// openFiles opens the torrent's files below its folder.
+func (t *Torrent) openFiles(info *metainfo.Info) (storage.Storage, error) {
+	paths, err := metainfo.SafePaths(info)
+	if err != nil {
+		return nil, err
+	}
+	dir := t.o.Dir
+	if dir == "" {
+		dir = "."
+	}
+	s, err := storage.OpenFiles(dir, filesOf(info, paths), info.Geometry, storage.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func filesOf(info *metainfo.Info, paths [][]string) []storage.File {
+	files := make([]storage.File, len(info.Files))
+	for i, f := range info.Files {
+		files[i] = storage.File{Path: paths[i], Length: f.Length, Padding: f.Padding}
+	}
+	return files
+}
+
+// newApps makes the application side of a session.
+func (t *Torrent) newApps(p *swarm.Peer) swarm.Apps {
+	s := &session{t: t, sw: p, mp: t.hub.NewPeer(nil)}
+	s.mp.Owner = s
+	return s.mp
+}
+
+// closedErr gives internal errors their public names.
+func closedErr(err error) error {
+	if errors.Is(err, swarm.ErrClosed) || errors.Is(err, messaging.ErrClosed) {
+		return ErrClosed
+	}
+	return err
+}
