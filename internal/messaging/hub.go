@@ -44,6 +44,7 @@ type Message struct {
 	Peer    *Peer
 	Type    *Type
 	Payload []byte
+	Public  any // the layer above keeps its own form of the message here, from message to message of one worker
 }
 
 // Handler reacts to one message.
