@@ -101,7 +101,7 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 	if err := out.commit(c.Append(nil)); err != nil {
 		return err
 	}
-	magnet := torrentMagnet(c.MetaInfo).String()
+	magnet := c.Magnet().String()
 	info := c.Info
 	a.ui.event(createdEvent{
 		head: now("created"), InfoHash: c.InfoHash.String(), Name: info.Name, Magnet: magnet, Path: f.out, TotalBytes: info.Geometry.TotalBytes,

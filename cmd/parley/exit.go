@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"strings"
 
 	"github.com/parley-bt/parley"
@@ -96,6 +97,13 @@ func classify(err error) (code int, hint string) {
 	}
 	if _, ok := errors.AsType[*metainfo.Error](err); ok {
 		return exitTorrent, ""
+	}
+	// What cannot be read is told by inputError, so what is left concerns files of the program's own.
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return exitStorage, "choose another folder with -o"
+	}
+	if _, ok := errors.AsType[*os.LinkError](err); ok {
+		return exitStorage, "choose another folder with -o"
 	}
 	return exitFailure, ""
 }

@@ -76,7 +76,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closeClient(c, &err)
+	defer a.closeClient(c, &err)
 
 	start := time.Now()
 	m := a.ui.meter("downloading", true)

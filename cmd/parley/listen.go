@@ -72,7 +72,7 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 	if err != nil {
 		return err
 	}
-	defer closeClient(c, &err)
+	defer a.closeClient(c, &err)
 	t, err := a.join(ctx, c, s, f, peers)
 	if err != nil {
 		return err

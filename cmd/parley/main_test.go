@@ -34,7 +34,7 @@ type result struct {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("exit code %d\nstdout:\n%s\nstderr:\n%s", r.code, r.out, r.err)
+	return fmt.Sprintf("exit code %d\nstdout:\n%.8000s\nstderr:\n%.8000s", r.code, r.out, r.err)
 }
 
 // cli runs one command line to its end.
@@ -74,7 +74,7 @@ func start(t *testing.T, args ...string) *running {
 		cancel()
 		<-r.err.closed
 		if t.Failed() {
-			t.Logf("parley %s\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), r.out, r.err)
+			t.Logf("parley %s\nstdout:\n%.8000s\nstderr:\n%.8000s", strings.Join(args, " "), r.out, r.err)
 		}
 	})
 	return r
@@ -278,7 +278,7 @@ func TestUsage(t *testing.T) {
 		{"link without peers", "get " + someMagnet, exitUsage, []string{"no peer to ask", "--peer ADDR", "not in this version"}},
 		{"info-hash without peers", "get " + someHash, exitUsage, []string{"no peer to ask", "--peer ADDR"}},
 		{"send without peers", "send " + someHash + " --type a hi", exitUsage, []string{"no peer to ask"}},
-		{"link with private peers only", "get " + someMagnet + "&x.pe=192.168.1.2:6881", exitUsage, []string{"private", "--peer 192.168.1.2:6881"}},
+		{"link with private peers only", "get " + someMagnet + "&x.pe=192.168.1.2:6881", exitUsage, []string{"only public IP addresses", "--peer 192.168.1.2:6881"}},
 		{"seed a magnet", "seed " + someMagnet, exitUsage, []string{"parley get"}},
 		{"seed data of no torrent", "seed " + file + " --data " + dir, exitUsage, []string{"--data belongs to a .torrent"}},
 		{"show an info-hash", "show " + someHash, exitUsage, []string{"parley get"}},

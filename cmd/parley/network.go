@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -151,22 +150,17 @@ func errNoPeers(m metainfo.Magnet) error {
 			list = append(list, safe.Clip(p, 60))
 		}
 		return failf(exitUsage, "if you trust the link, name them yourself: --peer "+strings.Join(list, " --peer "),
-			"no peer to ask: the link names only addresses in private networks, which are not dialled on a link's word")
+			"no peer to ask: of the peers a link names, only public IP addresses are dialled on its word, and this one names others")
 	}
 	return failf(exitUsage, hint, "no peer to ask: finding peers through trackers and the DHT is not in this version")
 }
 
-// linkHasPeers reports whether a magnet link names a peer that is dialled on the link's word: anything but addresses that are
-// known not to be public.
+// linkHasPeers reports whether a magnet link names a peer that is dialled on the link's word, see [parley.Client.AddMagnet].
 func linkHasPeers(m metainfo.Magnet) bool {
 	return slices.ContainsFunc(m.Peers, func(p string) bool {
 		ap, err := netip.ParseAddrPort(p)
-		if err != nil {
-			host, _, err := net.SplitHostPort(p)
-			return err == nil && host != "" && !strings.EqualFold(host, "localhost")
-		}
 		ip := ap.Addr().Unmap()
-		return ip.IsGlobalUnicast() && !ip.IsPrivate()
+		return err == nil && ap.Port() != 0 && ip.IsGlobalUnicast() && !ip.IsPrivate()
 	})
 }
 
@@ -232,10 +226,14 @@ func follow(ctx context.Context, t *parley.Torrent, handle func(parley.Event)) e
 	return parley.ErrClosed
 }
 
-// closeClient ends the client and adds what went wrong with it to *err.
-func closeClient(c *parley.Client, err *error) {
-	if cerr := c.Close(); cerr != nil {
-		*err = errors.Join(*err, fmt.Errorf("closing: %w", cerr))
+// closeClient ends the client. What goes wrong with it is *err, unless something has gone wrong before.
+func (a *app) closeClient(c *parley.Client, err *error) {
+	switch cerr := c.Close(); {
+	case cerr == nil:
+	case *err == nil:
+		*err = fmt.Errorf("closing: %w", cerr)
+	default:
+		a.logger.Warn("closing", "err", cerr)
 	}
 }
 

@@ -29,21 +29,30 @@ func osStdio() stdio {
 	return stdio{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
-		errTTY: term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb",
+		errTTY: drawable(os.Stderr),
 	}
 }
 
+// drawable reports whether f is a terminal on which a bar can be drawn: one that moves its cursor and knows its size.
+func drawable(f *os.File) bool {
+	width, height, err := term.GetSize(int(f.Fd()))
+	return err == nil && width >= 20 && height >= 2 && os.Getenv("TERM") != "dumb"
+}
+
 // ui is the one way to standard output and standard error. It keeps lines whole, and above the live bar while there is
-// one. Its methods are safe for concurrent use.
+// one. Its methods are safe for concurrent use. Whoever reads standard output slowly holds up those who write results and messages, but
+// not those who write notes and logs.
 type ui struct {
 	stdio
 	json  bool                    // standard output carries JSON lines and nothing else
 	quiet bool                    // --json: no notes for people on standard error
 	stop  context.CancelCauseFunc // ends the command when standard output cannot be written
 
-	mu     sync.Mutex
-	bar    io.Writer // writes above the live bar; nil while there is none
-	outErr error     // the first error of standard output
+	outMu  sync.Mutex // held while standard output is written
+	outErr error      // the first error of standard output
+
+	errMu sync.Mutex // held while standard error or the bar is written; never taken before outMu
+	bar   io.Writer  // writes above the live bar; nil while there is none
 }
 
 // say prints a line for people on standard output; nothing if that carries JSON. The caller escapes what came from strangers.
@@ -74,31 +83,43 @@ func (u *ui) emit(v any) {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false) // "&" is in every magnet link
 	if err := enc.Encode(v); err != nil {
-		panic("parley: event does not encode: " + err.Error()) // a broken invariant: events are plain structs
+		u.outMu.Lock()
+		defer u.outMu.Unlock()
+		u.fail(err)
+		return
 	}
 	line := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 	u.writeOut(append(safe.AppendJSON(nil, line), '\n'))
 }
 
 func (u *ui) writeOut(b []byte) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.outMu.Lock()
+	defer u.outMu.Unlock()
 	if u.outErr != nil {
 		return
 	}
-	w := u.out
-	if u.bar != nil && u.outTTY {
-		w = u.bar // on the same terminal a line in between would tear the bar
+	if u.outTTY && u.writeAbove(b) {
+		return // on the same terminal a line in between would tear the bar
 	}
-	if _, err := w.Write(b); err != nil {
-		u.outErr = fmt.Errorf("standard output: %w", err)
-		u.stop(u.outErr)
+	if _, err := u.out.Write(b); err != nil {
+		u.fail(err)
 	}
 }
 
+// writeAbove writes above the bar, if there is one.
+func (u *ui) writeAbove(b []byte) bool {
+	u.errMu.Lock()
+	defer u.errMu.Unlock()
+	if u.bar == nil {
+		return false
+	}
+	_, err := u.bar.Write(b)
+	return err == nil
+}
+
 func (u *ui) writeErr(b []byte) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.errMu.Lock()
+	defer u.errMu.Unlock()
 	w := u.err
 	if u.bar != nil {
 		w = u.bar
@@ -107,10 +128,18 @@ func (u *ui) writeErr(b []byte) {
 	_, _ = w.Write(b)
 }
 
+// fail records the first error of standard output and ends the command. outMu must be held.
+func (u *ui) fail(err error) {
+	if u.outErr == nil {
+		u.outErr = fmt.Errorf("standard output: %w", err)
+		u.stop(u.outErr)
+	}
+}
+
 // failed returns the error that standard output ran into, nil if none.
 func (u *ui) failed() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.outMu.Lock()
+	defer u.outMu.Unlock()
 	return u.outErr
 }
 

@@ -37,6 +37,8 @@ func TestClassify(t *testing.T) {
 		{"dial", wrap(&net.OpError{Op: "dial", Err: errors.New("x")}), exitFailure},
 		{"conflict", wrap(&storage.ConflictError{Path: "x", Reason: "y"}), exitStorage},
 		{"permission", wrap(&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), exitStorage},
+		{"other file errors", wrap(&fs.PathError{Op: "mkdir", Path: "x", Err: syscall.ENOTDIR}), exitStorage},
+		{"failed rename", wrap(&os.LinkError{Op: "rename", Old: "x", New: "y", Err: syscall.EINVAL}), exitStorage},
 		{"v2", wrap(metainfo.ErrV2Only), exitTorrent},
 		{"metainfo", wrap(badTorrent), exitTorrent},
 		{"type name", wrap(parley.ErrBadTypeName), exitUsage},
@@ -162,9 +164,9 @@ func TestReachableAt(t *testing.T) {
 
 func TestLinkHasPeers(t *testing.T) {
 	for peer, want := range map[string]bool{
-		"192.0.2.1:6881": true, "[2001:db8::1]:6881": true, "seed.example.org:6881": true,
+		"192.0.2.1:6881": true, "[2001:db8::1]:6881": true, "seed.example.org:6881": false,
 		"127.0.0.1:6881": false, "10.0.0.1:1": false, "192.168.0.1:1": false, "[::1]:1": false, "[fe80::1]:1": false, "[fd00::1]:1": false,
-		"[::ffff:10.0.0.1]:1": false, "localhost:6881": false, "0.0.0.0:1": false, "nonsense": false, ":1": false,
+		"[::ffff:10.0.0.1]:1": false, "localhost:6881": false, "0.0.0.0:1": false, "nonsense": false, ":1": false, "192.0.2.1:0": false,
 	} {
 		if got := linkHasPeers(metainfo.Magnet{Peers: []string{peer}}); got != want {
 			t.Errorf("linkHasPeers(%q) = %v, want %v", peer, got, want)

@@ -53,7 +53,7 @@ func (u *ui) meter(title string, withBar bool) *meter {
 		filler = mpb.BarStyle()
 	}
 	// A total of 0 keeps the bar from ending by itself; end does that. Decorators run on the bar's goroutine
-	// while writers wait for it: they must not take ui.mu.
+	// while writers wait for it: they must not take ui.errMu.
 	m.bar = m.prog.New(0, filler,
 		mpb.PrependDecorators(decor.Any(func(s decor.Statistics) string {
 			if !withBar || s.Total == 0 {
@@ -63,9 +63,9 @@ func (u *ui) meter(title string, withBar bool) *meter {
 		})),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return *m.text.Load() })),
 	)
-	u.mu.Lock()
+	u.errMu.Lock()
 	u.bar = aboveBar{m.prog, u.err}
-	u.mu.Unlock()
+	u.errMu.Unlock()
 	return m
 }
 
@@ -113,8 +113,8 @@ func (m *meter) end() {
 		return
 	}
 	// Under the lock, so that no line is printed while the bar is being wiped.
-	m.ui.mu.Lock()
-	defer m.ui.mu.Unlock()
+	m.ui.errMu.Lock()
+	defer m.ui.errMu.Unlock()
 	m.ui.bar = nil
 	m.bar.Abort(true)
 	m.prog.Wait() // writes out what still waits above the bar

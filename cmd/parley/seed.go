@@ -71,7 +71,7 @@ func (a *app) seed(ctx context.Context, arg, data string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closeClient(c, &err)
+	defer a.closeClient(c, &err)
 	t, err := a.share(ctx, c, s, content, peers)
 	if err != nil {
 		return err

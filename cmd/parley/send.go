@@ -105,7 +105,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 	if err != nil {
 		return err
 	}
-	defer closeClient(c, &err)
+	defer a.closeClient(c, &err)
 	o := parley.TorrentOptions{Peers: peers, NoDownload: true}
 	var t *parley.Torrent
 	if s.kind == sourceMagnet {

@@ -75,7 +75,7 @@ func (a *app) showCmd() *cobra.Command {
 }
 
 func (a *app) showTorrent(mi *metainfo.MetaInfo) {
-	info, magnet := mi.Info, torrentMagnet(mi).String()
+	info, magnet := mi.Info, mi.Magnet().String()
 	var created *time.Time
 	// Years beyond four digits have no RFC 3339 form.
 	if t := time.Unix(mi.CreationDate, 0).UTC(); mi.CreationDate != 0 && 0 <= t.Year() && t.Year() <= 9999 {

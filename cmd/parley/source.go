@@ -135,15 +135,6 @@ func errNotRegular(path string) error {
 	return failf(exitInput, "name a regular file or a folder", "%s: neither a file nor a folder, but a device, pipe or socket", path)
 }
 
-// torrentMagnet is the magnet link of a torrent, without peer addresses.
-func torrentMagnet(mi *metainfo.MetaInfo) metainfo.Magnet {
-	m := metainfo.Magnet{InfoHash: mi.InfoHash, Name: mi.Info.Name, WebSeeds: mi.WebSeeds, ExactLength: mi.Info.Geometry.TotalBytes}
-	for _, tier := range mi.Announce {
-		m.Trackers = append(m.Trackers, tier...)
-	}
-	return m
-}
-
 // contentPath is where a torrent's content lies below dir: the file, or the folder with the torrent's name.
 func contentPath(dir string, info *metainfo.Info) (string, error) {
 	name, err := metainfo.SafePath([]string{info.Name})
