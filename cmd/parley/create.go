@@ -180,7 +180,7 @@ func createFile(path string, force bool) (*newFile, error) {
 	case err == nil && !force:
 		return nil, errOutputExists(path)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil, outputError(err)
+		return nil, outputError(path, err)
 	}
 	var suffix [6]byte
 	rand.Read(suffix[:]) // never fails
@@ -188,7 +188,7 @@ func createFile(path string, force bool) (*newFile, error) {
 	name := filepath.Join(filepath.Dir(path), "."+hex.EncodeToString(suffix[:])+".tmp")
 	tmp, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
-		return nil, outputError(err)
+		return nil, outputError(path, err)
 	}
 	return &newFile{path: path, force: force, tmp: tmp}, nil
 }
@@ -197,13 +197,13 @@ func createFile(path string, force bool) (*newFile, error) {
 func (f *newFile) commit(content []byte) error {
 	name := f.tmp.Name()
 	if _, err := f.tmp.Write(content); err != nil {
-		return outputError(err)
+		return outputError(f.path, err)
 	}
 	if err := f.tmp.Sync(); err != nil {
-		return outputError(err)
+		return outputError(f.path, err)
 	}
 	if err := f.tmp.Close(); err != nil {
-		return outputError(err)
+		return outputError(f.path, err)
 	}
 	if !f.force {
 		err := os.Link(name, f.path) // unlike a rename it replaces nothing
@@ -219,7 +219,7 @@ func (f *newFile) commit(content []byte) error {
 		}
 	}
 	if err := os.Rename(name, f.path); err != nil {
-		return outputError(err)
+		return outputError(f.path, err)
 	}
 	f.tmp = nil
 	return nil
@@ -234,10 +234,10 @@ func (f *newFile) discard() error {
 	f.tmp = nil
 	// Closed already if commit came that far; the removal is what counts.
 	if err := tmp.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return errors.Join(outputError(err), os.Remove(tmp.Name()))
+		return errors.Join(outputError(f.path, err), os.Remove(tmp.Name()))
 	}
 	if err := os.Remove(tmp.Name()); err != nil {
-		return outputError(err)
+		return outputError(f.path, err)
 	}
 	return nil
 }
@@ -246,8 +246,9 @@ func errOutputExists(path string) error {
 	return failf(exitStorage, "choose another name with -o, or add --force to replace it", "%s: exists already", path)
 }
 
-// outputError is the error for a file that the program was to write.
-func outputError(err error) error {
+// outputError is the error for the file path that the program was to write. It may have arisen at the file's temporary name, which means
+// nothing to people.
+func outputError(path string, err error) error {
 	hint := "choose another place with -o"
 	switch {
 	case isDiskFull(err):
@@ -255,5 +256,10 @@ func outputError(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		hint = "create the folder first, or choose another place with -o"
 	}
-	return &cmdError{code: exitStorage, err: err, hint: hint}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	} else if le, ok := errors.AsType[*os.LinkError](err); ok {
+		err = le.Err
+	}
+	return failf(exitStorage, hint, "%s: %w", path, err)
 }

@@ -32,19 +32,24 @@ The pages are dated by SOURCE_DATE_EPOCH if that is set, so that builds can be r
 			date = time.Unix(sec, 0).UTC()
 		}
 		if err := os.MkdirAll(args[0], 0o777); err != nil {
-			return outputError(err)
+			return manError(args[0], err)
 		}
 		root := cmd.Root()
 		root.DisableAutoGenTag = true
 		root.Long = verbatim(root.Long) + "\n\n# EXIT CODES\n\n" + verbatim(exitCodeText()) + "\n# JSON LINES\n\n" + verbatim(eventHelp)
 		header := &doc.GenManHeader{Title: "PARLEY", Section: "1", Date: &date, Source: "parley " + readVersion().Version, Manual: "Parley"}
 		if err := doc.GenManTree(root, header, args[0]); err != nil {
-			return outputError(err)
+			return manError(args[0], err)
 		}
 		a.ui.say("man pages written to %s", safe.Escape(args[0]))
 		return nil
 	})
 	return cmd
+}
+
+// manError is the error for a folder that man pages cannot be written to.
+func manError(dir string, err error) error {
+	return failf(exitStorage, "name another folder", "man pages in %s: %w", dir, err)
 }
 
 // verbatim indents the indented lines of a help text so far that Markdown, from which man pages are made, keeps their layout.

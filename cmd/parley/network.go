@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -94,7 +95,10 @@ func (a *app) openClient(standard bool) (*parley.Client, error) {
 	case a.net.listen != "":
 		c, err := parley.NewClient(cfg)
 		if err != nil {
-			hint := "choose another address with --listen, or leave it out to take a free port"
+			_, hint := classify(err)
+			if op, ok := errors.AsType[*net.OpError](err); ok {
+				err = op.Err // the address is said already
+			}
 			return nil, failf(exitListen, hint, "--listen %s: %w", a.net.listen, err)
 		}
 		return c, nil

@@ -132,7 +132,11 @@ func TestMeter(t *testing.T) {
 		m.set(60, 100, "more", nil)
 		m.set(70, 100, "too soon", nil)
 		m.end()
-		if got, want := b.String(), "downloading 50% text\ndownloading 60% more\n"; got != want {
+		m = u.meter("seeding", false)
+		m.lineAt = time.Now()
+		m.set(100, 100, "2 peers", nil)
+		m.end()
+		if got, want := b.String(), "downloading 50% text\ndownloading 60% more\nseeding 2 peers\n"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
@@ -244,6 +248,14 @@ func TestNewFile(t *testing.T) {
 		}
 		if got := names(t, dir); len(got) != 1 || read(t, path) != "content" {
 			t.Errorf("left %v", got)
+		}
+	})
+	t.Run("error names the file, not its temporary name", func(t *testing.T) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "no", "out")
+		_, err := createFile(path, false)
+		if err == nil || !strings.HasPrefix(err.Error(), path+": ") || strings.Contains(err.Error(), ".tmp") || !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("discarded", func(t *testing.T) {

@@ -25,8 +25,9 @@ const (
 // A meter shows how far something has come: a live bar if standard error is a terminal, else a line now and then, and
 // an event now and then if standard output carries JSON. Its methods are safe for concurrent use.
 type meter struct {
-	ui    *ui
-	title string
+	ui      *ui
+	title   string
+	percent bool // it has an end to come nearer to
 
 	prog *mpb.Progress // nil without a terminal
 	bar  *mpb.Bar
@@ -42,7 +43,7 @@ type meter struct {
 // meter starts a meter; end must be called. The title must be escaped. There is at most one at a time.
 func (u *ui) meter(title string, withBar bool) *meter {
 	t := time.Now()
-	m := &meter{ui: u, title: title, lineAt: t.Add(firstLine), jsonAt: t.Add(jsonInterval)}
+	m := &meter{ui: u, title: title, percent: withBar, lineAt: t.Add(firstLine), jsonAt: t.Add(jsonInterval)}
 	m.text.Store(new(string))
 	if !u.errTTY {
 		return m
@@ -91,7 +92,7 @@ func (m *meter) set(done, total int64, text string, event func() any) {
 		return
 	}
 	line := m.title + " " + text
-	if total > 0 {
+	if m.percent && total > 0 {
 		line = fmt.Sprintf("%s %d%% %s", m.title, percent(done, total), text)
 	}
 	if line == m.lastLine {
@@ -151,9 +152,13 @@ type hashEvent struct {
 func (m *meter) watch(ctx context.Context, t *parley.Torrent, text func(parley.Stats) string) {
 	tick := time.NewTicker(barRefresh)
 	defer tick.Stop()
-	for {
+	set := func() {
 		s := t.Stats()
 		m.set(s.HaveBytes, s.TotalBytes, text(s), func() any { return statsEvent{now("progress"), statsJSON(s)} })
+	}
+	defer set() // how it ended
+	for {
+		set()
 		select {
 		case <-ctx.Done():
 			return
