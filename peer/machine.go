@@ -85,7 +85,8 @@ type EventKind uint8
 
 // The kinds of events.
 const (
-	// EventHello: a responder knows the info-hash the peer asks for. Nothing more happens until Accept or Close is called.
+	// EventHello: a responder knows the info-hash the peer asks for. Nothing more happens until Accept or Close is called, and the bytes that
+	// were fed stay borrowed until then.
 	EventHello EventKind = iota + 1
 	// EventOpen: both hellos are complete; dialect, peer ID and reserved bits are known.
 	EventOpen
@@ -140,7 +141,7 @@ type Machine struct {
 	geom        bt.Geometry
 	has         *bitfield.Set // nil until known, or while hasAll
 	hasAll      bool
-	earlyBits   []byte // a bitfield that came before the metadata
+	earlyBits   []byte // a bitfield that came before the metadata; not nil, even if it is empty
 	earlyHave   []bt.PieceIndex
 	bitfieldGot bool
 
@@ -441,14 +442,11 @@ func (m *Machine) SetGeometry(g bt.Geometry) error {
 	m.geom = g
 	early, haves := m.earlyBits, m.earlyHave
 	m.earlyBits, m.earlyHave = nil, nil
-	if early != nil && !m.hasAll {
-		set, err := bitfield.Parse(early, g.NumPieces())
-		if err != nil {
-			err = m.protocolError(ErrBadBitfield, wire.KindBitfield, "%v: %d bytes for %d pieces", err, len(early), g.NumPieces())
+	if early != nil {
+		if err := m.setHas(early); err != nil {
 			m.Close(err)
 			return err
 		}
-		m.has = set
 	}
 	for _, i := range haves {
 		if int(i) >= g.NumPieces() {
@@ -463,6 +461,26 @@ func (m *Machine) SetGeometry(g bt.Geometry) error {
 
 // Has reports what the peer has: all, or the set, which belongs to the machine; nil and false mean nothing, or nothing known yet.
 func (m *Machine) Has() (set *bitfield.Set, all bool) { return m.has, m.hasAll }
+
+// setHas takes a bitfield for what the peer has, together with the haves that came before it.
+func (m *Machine) setHas(bits []byte) error {
+	set, err := bitfield.Parse(bits, m.geom.NumPieces())
+	if err != nil {
+		return m.protocolError(ErrBadBitfield, wire.KindBitfield, "%v: %d bytes for %d pieces", err, len(bits), m.geom.NumPieces())
+	}
+	if m.hasAll {
+		return nil
+	}
+	if m.has != nil {
+		for i := range m.has.All() {
+			set.Add(i)
+		}
+	}
+	if m.has = set; set.Full() {
+		m.has, m.hasAll = nil, true
+	}
+	return nil
+}
 
 func (m *Machine) markHas(i bt.PieceIndex) bool {
 	if m.hasAll {

@@ -3,7 +3,6 @@ package peer
 import (
 	"time"
 
-	"github.com/parley-bt/parley/bitfield"
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
@@ -26,17 +25,23 @@ type WeUse struct {
 
 // frame handles one whole frame. It returns the message if the owner should see it, nil if it had no effect beyond the machine.
 func (m *Machine) frame(b []byte) (wire.Message, error) {
+	kind := wire.KindKeepAlive
+	if len(b) > 0 {
+		kind = classic.KindOf(b[0])
+	}
+	switch m.judge(kind) {
+	case unlawful:
+		return nil, m.protocolError(ErrBadState, kind, "not legal in the %v dialect", m.dialect)
+	case ignored:
+		return nil, m.quiet() // without a look at its payload, whose form may be another's
+	}
 	msg, err := m.dec.Decode(b)
 	if err != nil {
 		return nil, err
 	}
-	switch m.judge(msg.Kind()) {
-	case unlawful:
-		return nil, m.protocolError(ErrBadState, msg.Kind(), "not legal in the %v dialect", m.dialect)
-	case ignored:
-		return nil, m.quiet()
-	}
 	switch t := msg.(type) {
+	case *wire.Unknown: // an extended frame without an extended id
+		return nil, m.quiet()
 	case *wire.KeepAlive:
 		return nil, m.quiet()
 	case *wire.Choke:
@@ -139,23 +144,10 @@ func (m *Machine) handleBitfield(b *wire.Bitfield) error {
 		return err
 	}
 	if !m.geom.Known() {
-		m.earlyBits = append([]byte(nil), b.Bits...)
+		m.earlyBits = append([]byte{}, b.Bits...)
 		return nil
 	}
-	set, err := bitfield.Parse(b.Bits, m.geom.NumPieces())
-	if err != nil {
-		return m.protocolError(ErrBadBitfield, b.Kind(), "%v: %d bytes for %d pieces", err, len(b.Bits), m.geom.NumPieces())
-	}
-	if m.has != nil { // haves that came first stay
-		for i := range m.has.All() {
-			set.Add(i)
-		}
-	}
-	m.has = set
-	if set.Full() {
-		m.has, m.hasAll = nil, true
-	}
-	return nil
+	return m.setHas(b.Bits)
 }
 
 // handleRequest queues a block that the peer wants: EMP/1 section 8, "request received".
@@ -199,7 +191,7 @@ func (m *Machine) handleCancel(b bt.Block) error {
 			return m.refuse(b)
 		}
 	}
-	return m.quiet() // the block has gone, or was never asked for
+	return nil // the block has gone, or was never asked for: common in an endgame, and no frame without effect by EMP/1 section 8
 }
 
 func (m *Machine) handleExtended(e *wire.Extended) (wire.Message, error) {
