@@ -184,10 +184,11 @@ func TestMessagesBothWays(t *testing.T) {
 	if err := in.SendMessage(ctx, peer, parley.Outgoing{Version: 1}); !errors.Is(err, parley.ErrVersionUnsupported) {
 		t.Errorf("version 1 in ltep: %v", err)
 	}
+	events := bt.Events(ctx)
 	if err := echo.Withdraw(); err != nil {
 		t.Fatal(err)
 	}
-	for e := range bt.Events(ctx) {
+	for e := range events {
 		if e.Kind == parley.EventPeerTypes && !e.Peer.Shares("test_echo") {
 			break
 		}
@@ -195,10 +196,11 @@ func TestMessagesBothWays(t *testing.T) {
 	if err := in.Send(ctx, peer, nil); !errors.Is(err, parley.ErrTypeNotShared) {
 		t.Errorf("sending a withdrawn type: %v", err)
 	}
+	events = bt.Events(ctx)
 	if err := a.Close(); err != nil {
 		t.Error(err)
 	}
-	for e := range bt.Events(ctx) {
+	for e := range events {
 		if e.Kind == parley.EventPeerDisconnected {
 			break
 		}

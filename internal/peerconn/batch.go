@@ -47,14 +47,14 @@ func (b *Batch) Discard() {
 	b.Release()
 }
 
-// add copies a message. The connection is locked.
-func (b *Batch) add(m *peer.Machine, msg wire.Message) {
+// add copies a message and returns the copy, nil if it is not worth one. The connection is locked.
+func (b *Batch) add(m *peer.Machine, msg wire.Message) *Event {
 	e := Event{Kind: msg.Kind()}
 	switch t := msg.(type) {
 	case *wire.Piece:
 		e.Block = t.Block()
 		if len(t.Data) > bt.BlockBytes {
-			return // nothing larger was ever asked for: the machine's limit is the largest block requested
+			return nil // nothing larger was ever asked for: the machine's limit is the largest block requested
 		}
 		e.Data = blockbuf.Get()
 		e.Data.SetLen(copy(e.Data.Bytes(), t.Data))
@@ -76,10 +76,14 @@ func (b *Batch) add(m *peer.Machine, msg wire.Message) {
 	case *ltep.Exchange:
 		x := *t
 		e.Exchange, e.Types = &x, m.TheyUse().Snapshot()
+		if e.Types == nil {
+			e.Types = map[string]uint8{}
+		}
 	case *ltep.Metadata:
 		x := *t
 		x.Data = append([]byte(nil), t.Data...)
 		e.Metadata = &x
 	}
 	b.Events = append(b.Events, e)
+	return &b.Events[len(b.Events)-1]
 }

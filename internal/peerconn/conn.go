@@ -40,6 +40,9 @@ type Session interface {
 	// App is called for each application message, in order, with the connection locked: it must copy payload, must not block and must not
 	// call the connection.
 	App(id uint8, payload []byte)
+	// Types is called with the connection locked when a type exchange has come, before any App behind it: the extended ids the peer accepts, by name. The map
+	// does not change.
+	Types(types map[string]uint8)
 	// AppsDone is called on the read loop after the last App of one read. While it blocks the connection is not read.
 	AppsDone()
 	// Deliver hands over the other messages of one read, in order, with their buffers. It may block.
@@ -525,7 +528,9 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 			if batch == nil {
 				batch = newBatch()
 			}
-			batch.add(&c.m, ev.Msg)
+			if e := batch.add(&c.m, ev.Msg); e != nil && e.Types != nil {
+				c.session.Types(e.Types)
+			}
 		}
 	}
 	c.after()

@@ -115,7 +115,9 @@ func (p *Peer) Open(c *peerconn.Conn) {
 	p.endHello()
 	p.conn = c
 	p.since = p.t.cfg.Now()
-	p.t.post(envelope{kind: envOpened, p: p})
+	// Nothing the peer says is looked at before the owner has taken the session in: neither its messages, of which a refused session must have none handled, nor
+	// its requests.
+	p.t.do(func() { p.t.opened(p) })
 }
 
 func (p *Peer) endHello() {
@@ -127,6 +129,9 @@ func (p *Peer) endHello() {
 
 // App implements [peerconn.Session].
 func (p *Peer) App(id uint8, payload []byte) { p.apps.App(id, payload) }
+
+// Types implements [peerconn.Session].
+func (p *Peer) Types(types map[string]uint8) { p.apps.SetTypes(types) }
 
 // AppsDone implements [peerconn.Session].
 func (p *Peer) AppsDone() { p.apps.AppsDone() }
@@ -481,7 +486,6 @@ func (t *Torrent) peerExchange(p *Peer, e *peerconn.Event) {
 	if p.exchange.ReqQ > 0 {
 		p.pipe.SetLimit(p.exchange.ReqQ)
 	}
-	p.apps.SetTypes(e.Types)
 	t.notify(Event{Kind: EventPeerTypes, Peer: p})
 	t.offerMetadata(p)
 }

@@ -215,8 +215,7 @@ type envelope struct {
 type envelopeKind uint8
 
 const (
-	envOpened envelopeKind = iota
-	envBatch
+	envBatch envelopeKind = iota
 	envClosed
 	envCall
 )
@@ -322,8 +321,6 @@ func (t *Torrent) run() {
 
 func (t *Torrent) handle(e envelope) {
 	switch e.kind {
-	case envOpened:
-		t.opened(e.p)
 	case envBatch:
 		t.peerEvents(e.p, e.batch)
 	case envClosed:
