@@ -2,6 +2,7 @@ package peer
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/parley-bt/parley/bt"
@@ -11,7 +12,8 @@ import (
 )
 
 // Send puts one control message into the outbox. m is a plain value of package wire; pieces, application messages and exchanges have calls
-// of their own. The errors are [ErrNotOpen] and [ErrUnsupported].
+// of their own. The errors are [ErrNotOpen] and [ErrUnsupported], and [ErrControlBacklog] from a Choke that rejects too much: that one has closed
+// the session.
 func (m *Machine) Send(msg wire.Message) error {
 	if m.phase != PhaseOpen {
 		return ErrNotOpen
@@ -106,7 +108,8 @@ func (m *Machine) SendExtended(id uint8, payload []byte) error {
 func (m *Machine) AppQueued() int { return len(m.app) - m.appHead }
 
 // SendExchange puts a type exchange into the outbox; use is the table that it announces, and holds from now on. The errors are [ErrNotOpen], [ErrUnsupported] (the peer does not speak
-// the extension protocol) and [ErrTooManyExchanges].
+// the extension protocol), [ErrTooManyExchanges], [ErrMessageTooLarge] (its dictionary exceeds [wire.MaxExchangeSent]), with all of which nothing has happened; and
+// [ErrControlBacklog], which has closed the session (EMP/1 section 7.5 counts exchanges among the answers).
 func (m *Machine) SendExchange(e *ltep.Exchange, use *WeUse) error {
 	if m.phase != PhaseOpen {
 		return ErrNotOpen
@@ -117,12 +120,21 @@ func (m *Machine) SendExchange(e *ltep.Exchange, use *WeUse) error {
 	if m.exchangesOut >= wire.MaxExchanges {
 		return ErrTooManyExchanges
 	}
-	m.exchangesOut++
-	m.weUse = use
 	start := len(m.out)
 	m.out = classic.AppendExtendedHead(m.out, ltep.ExchangeID, 0)
+	body := len(m.out)
 	m.out = ltep.AppendExchange(m.out, e)
+	if n := len(m.out) - body; n > wire.MaxExchangeSent {
+		m.out = m.out[:start]
+		return fmt.Errorf("%w: a type exchange of %d bytes, the limit is %d: share fewer types", ErrMessageTooLarge, n, wire.MaxExchangeSent)
+	}
 	binary.BigEndian.PutUint32(m.out[start:], uint32(len(m.out)-start-classic.LengthBytes))
+	m.exchangesOut++
+	m.weUse = use
+	if err := m.answered(start); err != nil {
+		m.Close(err)
+		return err
+	}
 	return nil
 }
 

@@ -63,7 +63,7 @@ func (m *Machine) quietFrom() time.Time {
 // holdsBuffers reports whether there are empty buffers that a quiet session need not keep.
 func (m *Machine) holdsBuffers() bool {
 	return cap(m.partial) > 0 && len(m.partial) == 0 || cap(m.out) > 0 && len(m.out) == 0 || cap(m.app) > 0 && len(m.app) == 0 ||
-		cap(m.requests.items) > 0 && m.requests.len() == 0
+		cap(m.requests.items) > 0 && m.requests.len() == 0 || cap(m.metaWants.items) > 0 && m.metaWants.len() == 0
 }
 
 func (m *Machine) trim() {
