@@ -60,7 +60,7 @@ func (t *Torrent) dial(now time.Time) {
 		return
 	}
 	for _, c := range t.candidates {
-		if t.dialing >= maxDialing || len(t.peers)+t.lingering+t.dialing >= t.cfg.MaxPeers {
+		if t.dialing >= maxDialing || len(t.peers)+int(t.lingering.Load())+t.dialing >= t.cfg.MaxPeers {
 			return
 		}
 		if c.busy || now.Before(c.next) {

@@ -52,6 +52,7 @@ func (t *Torrent) admitRival(old, p *Peer) error {
 			delete(t.byID, p.id)
 		}
 	case askOld:
+		old.successor = p
 		p.rival, p.rivalSince, p.rivalUntil = old, now, now.Add(rivalPatience)
 		t.send(old, wire.KeepAlive{})
 	}

@@ -66,6 +66,7 @@ type Peer struct {
 	rival      *Peer // the older session that this one may replace (EMP/1 section 7.7)
 	rivalUntil time.Time
 	rivalSince time.Time
+	successor  *Peer // the newest such session of the same peer
 }
 
 // OurReserved is what we set in a hello: the extension protocol and Fast.
@@ -307,7 +308,7 @@ func (t *Torrent) admit(p *Peer) error {
 	if _, bad := t.banned[p.id]; bad {
 		return peer.ErrDuplicatePeer
 	}
-	if len(t.peers)+t.lingering >= t.cfg.MaxPeers {
+	if len(t.peers)+int(t.lingering.Load()) >= t.cfg.MaxPeers {
 		return peer.ErrTooManyConnections
 	}
 	if old := t.byID[p.id]; old != nil {
@@ -520,8 +521,8 @@ func (t *Torrent) closed(p *Peer, err error) {
 	delete(t.byKey, p.key)
 	if t.byID[p.id] == p {
 		delete(t.byID, p.id)
-		for q := range t.peers { // a second session with the same peer takes its place
-			if q.id == p.id {
+		if q := p.successor; q != nil { // a second session with the same peer takes its place
+			if _, here := t.peers[q]; here {
 				t.byID[p.id] = q
 			}
 		}
@@ -531,8 +532,8 @@ func (t *Torrent) closed(p *Peer, err error) {
 	}
 	p.has = nil
 	t.dropMetadata(p)
-	t.lingering++
-	p.apps.End(func() { t.post(envelope{kind: envCall, f: func() { t.lingering-- }}) })
+	t.lingering.Add(1)
+	p.apps.End(func() { t.lingering.Add(-1) }) // perhaps at once: the owner must not post to itself
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
@@ -543,8 +544,11 @@ func (t *Torrent) closed(p *Peer, err error) {
 	if p.unchoked || p.peerInterested {
 		t.rechoke(now)
 	}
+	if t.picker == nil {
+		return
+	}
 	for q := range t.peers {
-		if t.picker != nil && q.pipe.Outstanding() == 0 {
+		if q.pipe.Outstanding() == 0 {
 			t.fill(q, now)
 		}
 	}
