@@ -161,7 +161,7 @@ type Torrent struct {
 	byID       map[bt.PeerID]*Peer
 	nextKey    picker.PeerKey
 	byKey      map[picker.PeerKey]*Peer
-	lingering  int                      // sessions that ended and whose messages still wait for handlers
+	lingering  atomic.Int64             // sessions that ended and whose messages still wait for handlers
 	conns      int                      // connections whose Closed has not been called, those in their hello too
 	pending    map[*Peer]*peerconn.Conn // those in their hello
 	closing    bool
