@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,16 +33,18 @@ type process struct {
 	mu     sync.Mutex
 	lines  []string // standard output
 	stderr []string
-	next   int           // the first line that no wait has seen
+	next   int           // the first line that line has not passed over
 	grown  chan struct{} // closed and replaced when there is another line or the end
 	ended  bool
 	err    error // of Wait, once ended
+
+	taken map[int]bool // lines that event has returned; the test's own
 }
 
 // start runs a program in its own process group.
 func start(t testing.TB, name, prog string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, name: name, cmd: exec.Command(prog, args...), grown: make(chan struct{})}
+	p := &process{t: t, name: name, cmd: exec.Command(prog, args...), grown: make(chan struct{}), taken: map[int]bool{}}
 	p.cmd.Dir = t.TempDir()
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	var err error
@@ -204,7 +207,8 @@ func (r record) mib(key string) float64          { return r.num(key) / (1 << 20)
 func (r record) flag(key string) bool            { b, _ := r[key].(bool); return b }
 func (r record) millis(key string) time.Duration { return time.Duration(r.num(key)) * time.Millisecond }
 
-// event waits for a JSON line whose "event" is one of names. An "error" that is not waited for fails the test.
+// event waits for a JSON line whose "event" is one of names and returns the first that was not returned before; lines of
+// other names stay for later calls. An "error" that is not waited for fails the test.
 func (p *process) event(names ...string) record {
 	p.t.Helper()
 	return p.eventWithin(patience, names...)
@@ -212,24 +216,37 @@ func (p *process) event(names ...string) record {
 
 func (p *process) eventWithin(d time.Duration, names ...string) record {
 	p.t.Helper()
-	var found record
-	p.lineWithin(d, fmt.Sprintf("event %q", names), func(l string) bool {
-		var r record
-		if err := json.Unmarshal([]byte(l), &r); err != nil {
-			p.t.Fatalf("%s: not JSON: %q", p.name, l)
-		}
-		for _, n := range names {
-			if r.text("event") == n {
-				found = r
-				return true
+	deadline := time.After(d)
+	for {
+		p.mu.Lock()
+		lines, ended, grown, err := p.lines, p.ended, p.grown, p.err // lines only ever grows
+		p.mu.Unlock()
+		for i, l := range lines {
+			if p.taken[i] {
+				continue
+			}
+			var r record
+			if err := json.Unmarshal([]byte(l), &r); err != nil {
+				p.t.Fatalf("%s: not JSON: %q", p.name, l)
+			}
+			event := r.text("event")
+			if slices.Contains(names, event) {
+				p.taken[i] = true
+				return r
+			}
+			if event == "error" {
+				p.t.Fatalf("%s: %s", p.name, l)
 			}
 		}
-		if r.text("event") == "error" {
-			p.t.Fatalf("%s: %s", p.name, l)
+		if ended {
+			p.t.Fatalf("%s: ended (%v) before event %q", p.name, err, names)
 		}
-		return false
-	})
-	return found
+		select {
+		case <-grown:
+		case <-deadline:
+			p.t.Fatalf("%s: no event %q within %v", p.name, names, d)
+		}
+	}
 }
 
 // exit waits for the child to end by itself and returns its exit status.

@@ -74,8 +74,9 @@ func run(ctx context.Context, file string) (err error) {
 loopback. The lines with a $ are the commands that really run; you can type them too.`, file)
 
 	d.step("Alice shares the file, and listens for messages")
-	d.say(`With --type she says which messages she takes; with --echo her program sends each back to whoever sent it.`)
-	alice, err := d.start("alice", "listen", file, "--type", messageType, "--echo", "--listen", "127.0.0.1:0")
+	d.say(`With --type she says which messages she takes; with --echo her program sends each back to whoever sent it. It prints one
+JSON object for everything that happens, of which some fields are shown here.`)
+	alice, err := d.start("alice", "listen", file, "--json", "--type", messageType, "--echo", "--listen", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ program may register. Bob waits for one answer.`)
 
 	d.step("And the other way round: Bob listens, Alice sends")
 	d.say(`Bob shares his copy now. The same content gives the same link, so he is in the same swarm, where all are equal.`)
-	bob, err := d.start("bob", "listen", copied, "--type", messageType, "--listen", "127.0.0.1:0")
+	bob, err := d.start("bob", "listen", copied, "--json", "--type", messageType, "--listen", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -125,6 +126,7 @@ program may register. Bob waits for one answer.`)
 	}
 
 	d.step("Both press Ctrl-C")
+	d.print("")
 	if err := d.stopAll(); err != nil {
 		return err
 	}
@@ -162,11 +164,31 @@ func (d *demo) step(title string) {
 	d.print(fmt.Sprintf("\n%d. %s", d.steps, title))
 }
 
-// A line is one line of a program's output; the fields are those of its JSON, if it is JSON.
+// A line is one JSON line of a program's output, as far as the demonstration is interested.
 type line struct {
-	Event  string   `json:"event"`
-	Magnet string   `json:"magnet"`
-	Addrs  []string `json:"addrs"`
+	Event   string   `json:"event"`
+	Type    string   `json:"type,omitempty"`
+	Peer    string   `json:"peer,omitempty"`
+	Client  string   `json:"client,omitempty"`
+	Payload string   `json:"payload,omitempty"`
+	Addrs   []string `json:"addrs,omitempty"`
+	Magnet  string   `json:"magnet,omitempty"`
+	Error   string   `json:"error,omitempty"`
+}
+
+// shortened returns the line as it is shown: without the fields, and without the events, that only distract here.
+func (l line) shortened() string {
+	switch l.Event {
+	case "verified", "complete", "progress", "peer_types", "closed":
+		return ""
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // links are full of ampersands
+	if err := enc.Encode(l); err != nil {
+		return "" // strings always encode
+	}
+	return strings.TrimSpace(b.String())
 }
 
 // addr returns where the program can be dialled.
@@ -228,11 +250,14 @@ func (d *demo) show(p *program, r io.Reader) {
 				case p.lines <- l:
 				default: // nobody waits for any of a thousand lines
 				}
+				text = l.shortened()
 			}
 			if short := []rune(text); len(short) > columns {
 				text = string(short[:columns-1]) + "…"
 			}
-			d.print(fmt.Sprintf("   %-5s | %s", p.who, text))
+			if text != "" {
+				d.print(fmt.Sprintf("   %-5s | %s", p.who, text))
+			}
 		}
 		if err != nil {
 			return

@@ -8,7 +8,7 @@
 // and ends when its standard input does.
 import net from 'node:net'
 import { once } from 'node:events'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate as immediate, setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import Protocol from 'bittorrent-protocol'
 import { message, Sum, TO_PARLEY } from './sequence.mjs'
@@ -78,6 +78,7 @@ function run (sock, initiator) {
     const sum = new Sum()
     for (let i = 0; i < sendCount; i++) {
       await roomToSend()
+      if (i % 16 === 15) await immediate() // or nothing would be read meanwhile
       const msg = message(TO_PARLEY, i)
       sum.add(msg)
       wire.extended(opt.type, msg)
