@@ -21,6 +21,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -51,6 +52,7 @@ type options struct {
 	n       int64
 	size    int
 	profile string
+	heap    string
 }
 
 type peer struct {
@@ -74,21 +76,27 @@ func run(args []string, in io.Reader) (err error) {
 	fs.Int64Var(&p.n, "n", 0, "messages")
 	fs.IntVar(&p.size, "size", 64, "bytes of a message")
 	fs.StringVar(&p.profile, "cpuprofile", "", "write a CPU profile of the measured part to `FILE`")
+	fs.StringVar(&p.heap, "memprofile", "", "write a heap profile to `FILE` at each line \"gc\"")
 	listen := fs.String("listen", "127.0.0.1:0", "`ADDR` to listen on")
 	maxPeers := fs.Int("max-peers", 20000, "connected peers at most")
+	verbose := fs.Bool("v", false, "log everything to standard error")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
+	}
+	cfg := parley.Config{ListenAddr: *listen, MaxPeers: *maxPeers}
+	if *verbose {
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	if p.mi, err = parley.LoadTorrent(p.torrent); err != nil {
 		return err
 	}
-	if p.client, err = parley.NewClient(parley.Config{ListenAddr: *listen, MaxPeers: *maxPeers}); err != nil {
+	if p.client, err = parley.NewClient(cfg); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.client.Close()) }()
 
 	dial := make(chan netip.AddrPort, 1)
-	go func() { cancel(commands(in, dial)) }() // ends with standard input, or with the process
+	go func() { cancel(p.commands(in, dial)) }() // ends with standard input, or with the process
 	err = modes[p.mode](p, ctx, dial)
 	if err == nil {
 		<-ctx.Done()
@@ -102,7 +110,7 @@ func run(args []string, in io.Reader) (err error) {
 }
 
 // commands reads standard input until it ends.
-func commands(in io.Reader, dial chan<- netip.AddrPort) error {
+func (p *peer) commands(in io.Reader, dial chan<- netip.AddrPort) error {
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		word := strings.Fields(lines.Text())
@@ -116,6 +124,9 @@ func commands(in io.Reader, dial chan<- netip.AddrPort) error {
 		case len(word) == 1 && word[0] == "gc":
 			debug.FreeOSMemory() // pools let go of their memory in the second collection
 			debug.FreeOSMemory()
+			if err := p.writeHeap(); err != nil {
+				return err
+			}
 			fmt.Println("GC")
 		default:
 			return fmt.Errorf("unknown command %q", lines.Text())
@@ -128,6 +139,18 @@ func commands(in io.Reader, dial chan<- netip.AddrPort) error {
 }
 
 func (p *peer) ready() { fmt.Println("READY", p.client.Addr()) }
+
+// writeHeap writes the heap profile, if one is wanted, over the one before.
+func (p *peer) writeHeap() error {
+	if p.heap == "" {
+		return nil
+	}
+	f, err := os.Create(p.heap)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
+}
 
 // startProfile begins the CPU profile, if one is wanted; the result ends it.
 func (p *peer) startProfile() (stop func() error, err error) {

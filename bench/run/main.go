@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	fs.Float64Var(&b.msgScale, "msg-scale", 1, "msgs: `factor` on the number of messages")
 	fs.IntVar(&b.idlePeers, "idle-peers", 5000, "idle: connections")
 	fs.IntVar(&b.hellos, "hellos", 20000, "hs: handshakes per measurement")
-	fs.StringVar(&b.profile, "profile", "", "write CPU profiles of parley's processes into `DIR`")
+	fs.StringVar(&b.profile, "profile", "", "write profiles of parley's processes into `DIR`")
 	write := fs.Bool("write", false, "render the tables into docs/benchmarks.md")
 	strict := fs.Bool("strict", false, "fail if a bar is not met")
 	fs.DurationVar(&b.patience, "patience", 0, "wait at most so long before each measurement for other programs to be quiet")

@@ -58,12 +58,16 @@ func startDriven(ctx context.Context, name string, args ...string) (*peer, error
 	return &peer{child: ch, addr: f[0], dial: func(_ context.Context, addr string) error { return ch.tell("go " + addr) }}, nil
 }
 
-// profileArg returns the argument that makes our peer write a CPU profile, if profiles are wanted. Later runs overwrite earlier ones.
+// profileArg returns the argument that makes our peer write a CPU profile, and a heap profile of its idle peers, if profiles are wanted. Later runs overwrite earlier ones.
 func (b *bench) profileArg(im impl, name string) []string {
 	if im != implParley || b.profile == "" {
 		return nil
 	}
-	return []string{"-cpuprofile", filepath.Join(b.profile, name+".pprof")}
+	args := []string{"-cpuprofile", filepath.Join(b.profile, name+".pprof")}
+	if name == "idle" {
+		args = append(args, "-memprofile", filepath.Join(b.profile, name+"-heap.pprof"))
+	}
+	return args
 }
 
 // startAria2 starts aria2, which is driven over its JSON-RPC port. It has no way to be given a peer but a tracker, so the leecher gets one on loopback
