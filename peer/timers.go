@@ -26,8 +26,9 @@ func (m *Machine) Deadline() time.Time {
 	return time.Time{}
 }
 
-// Advance does what time demands: it closes a session that took too long, sends a keep-alive, and gives back the buffers of a quiet one.
-func (m *Machine) Advance(now time.Time) {
+// Advance does what time demands: it closes a session that took too long, sends a keep-alive, and gives back the buffers of a quiet one, which it
+// reports: the owner may have something to give back too.
+func (m *Machine) Advance(now time.Time) (trimmed bool) {
 	switch m.phase {
 	case PhaseHello:
 		late := !now.Before(m.started.Add(m.cfg.HelloTimeout))
@@ -37,7 +38,7 @@ func (m *Machine) Advance(now time.Time) {
 	case PhaseOpen:
 		if !now.Before(m.lastRecv.Add(IdleTimeout)) {
 			m.Close(ErrIdle)
-			return
+			return false
 		}
 		if !now.Before(m.lastSent.Add(m.cfg.KeepAlive)) {
 			m.lastSent = now
@@ -45,8 +46,10 @@ func (m *Machine) Advance(now time.Time) {
 		}
 		if m.holdsBuffers() && !now.Before(m.quietFrom().Add(trimAfter)) {
 			m.trim()
+			trimmed = true
 		}
 	}
+	return trimmed
 }
 
 func (m *Machine) awaitsFirstAnswer() bool {

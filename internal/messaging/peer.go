@@ -18,10 +18,10 @@ type Peer struct {
 	ctx  context.Context // ends with the session
 	stop context.CancelFunc
 
-	used    atomic.Int64 // bytes that wait or are being handled, with their overhead
-	waiting atomic.Bool  // the read loop waits for room
-	roomCh  chan struct{}
-	In      atomic.Int64 // messages received
+	used    atomic.Int64  // bytes that wait or are being handled, with their overhead
+	waiting atomic.Bool   // the read loop waits for room
+	roomCh  chan struct{} // capacity 1; made before the first worker
+	In      atomic.Int64  // messages received
 
 	mu      sync.Mutex
 	queues  []*queue
@@ -44,8 +44,7 @@ const maxPooled = 2 << 20
 
 // NewPeer returns the application side of a new session.
 func (h *Hub) NewPeer(owner any) *Peer {
-	p := &Peer{hub: h, Owner: owner, roomCh: make(chan struct{}, 1)}
-	return p
+	return &Peer{hub: h, Owner: owner}
 }
 
 // SetTypes says what the peer accepts now: names with their ids, 0 for none. The map must not change afterwards.
@@ -105,6 +104,7 @@ func (p *Peer) AppsDone() {
 			q.running = true
 			if p.ctx == nil {
 				p.ctx, p.stop = context.WithCancel(p.hub.end)
+				p.roomCh = make(chan struct{}, 1)
 			}
 			p.hub.group.Add(1)
 			go p.work(q)

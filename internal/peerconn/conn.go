@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -81,12 +82,14 @@ type Conn struct {
 	o      *Options // shared by connections where possible; read only
 	addr   netip.AddrPort
 	write  func() // c.writeLoop, made once so that starting it allocates nothing
+	read   func() // c.readLoop, likewise
 
 	mu       sync.Mutex
 	m        peer.Machine
 	session  Session
 	writing  bool // a write loop runs
 	graceful bool // closing in good order
+	fresh    bool // the read loop is to be replaced by a fresh one
 	netErr   error
 	waiters  []*waiter
 	flushers []chan struct{}
@@ -106,7 +109,7 @@ type waiter struct {
 func Start(nc net.Conn, o *Options, cfg peer.Config, s Session) *Conn {
 	c := &Conn{nc: nc, o: o, session: s, timerPos: -1}
 	c.addr = addrPort(nc.RemoteAddr())
-	c.write = c.writeLoop
+	c.write, c.read = c.writeLoop, c.readLoop
 	c.reader.init(nc)
 	c.m.Init(o.Now(), cfg)
 	o.Group.Add(1)
@@ -114,7 +117,7 @@ func Start(nc net.Conn, o *Options, cfg peer.Config, s Session) *Conn {
 	c.kick()
 	c.schedule()
 	c.mu.Unlock()
-	go c.readLoop()
+	go c.read()
 	return c
 }
 
@@ -202,8 +205,32 @@ func (c *Conn) tick(now time.Time) {
 	if c.m.Phase() == peer.PhaseClosed {
 		return
 	}
-	c.m.Advance(now)
+	if c.m.Advance(now) && c.reader.parks() && !c.graceful {
+		// A goroutine's stack that has grown never shrinks to where it began, so the blocked reader makes way for a fresh one.
+		c.fresh = c.nc.SetReadDeadline(longAgo) == nil
+	}
 	c.after()
+}
+
+// longAgo is a deadline that ends a blocked read at once.
+var longAgo = time.Unix(1, 0)
+
+// renew starts a fresh read loop if err is the end of a read that tick asked for.
+func (c *Conn) renew(err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.fresh {
+		return false
+	}
+	c.fresh = false
+	if !c.graceful && c.nc.SetReadDeadline(time.Time{}) != nil {
+		return false
+	}
+	go c.read()
+	return true
 }
 
 // Close ends the connection; err is why, nil for our own wish. With a nil err, or one that blames nobody, what is queued is still written, and the peer's
@@ -475,8 +502,6 @@ func (c *Conn) uploadMetadata(u peer.Upload) {
 
 // readLoop reads until the connection ends, and reports the end.
 func (c *Conn) readLoop() {
-	defer c.o.Group.Done()
-	var end error
 	for {
 		buf, n, err := c.reader.read()
 		if n > 0 {
@@ -484,12 +509,15 @@ func (c *Conn) readLoop() {
 		} else if buf != nil {
 			buf.Release()
 		}
-		if err != nil {
-			end = err
-			break
+		if err == nil {
+			continue
 		}
+		if !c.renew(err) {
+			c.finish(err)
+			c.o.Group.Done()
+		}
+		return
 	}
-	c.finish(end)
 }
 
 // handle feeds what was read to the machine, and the machine's events to the session.

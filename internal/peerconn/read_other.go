@@ -8,3 +8,6 @@ import "net"
 type reader struct{ streamReader }
 
 func (r *reader) init(nc net.Conn) { r.nc = nc }
+
+// parks reports whether a reader that waits holds nothing but its stack; here it holds a buffer.
+func (r *reader) parks() bool { return false }

@@ -67,3 +67,6 @@ func (r *reader) tryRead(fd uintptr) bool {
 		return true
 	}
 }
+
+// parks reports whether a reader that waits holds nothing but its stack, so that replacing its goroutine pays.
+func (r *reader) parks() bool { return r.raw != nil }
