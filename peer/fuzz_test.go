@@ -59,19 +59,19 @@ func (d *dialogue) checkBounds() {
 	m := d.m
 	frame := classic.LengthBytes + max(wire.MaxExtendedFrame, wire.MaxEarlyBitfield, int(m.largestBlock)+wire.PieceOverhead)
 	for name, b := range map[string]struct{ have, limit int }{
-		"an unfinished frame":    {len(m.partial), frame},
-		"memory for it":          {cap(m.partial), 2*frame + 1024},
-		"requests":               {m.requests.len(), m.reqQ},
-		"memory for requests":    {cap(m.requests.items), 4*m.reqQ + 16},
-		"metadata requests":      {m.metaWants.len(), maxMetaWants},
-		"answers":                {m.answerBytes, wire.MaxControlBacklog + 4 + wire.MaxExchangeSent},
-		"an early bitfield":      {len(m.earlyBits), wire.MaxEarlyBitfield},
-		"early haves":            {len(m.earlyHave), maxEarlyHave},
-		"names of types":         {len(m.theyUse.Snapshot()), wire.MaxTypeEntries},
-		"exchanges sent":         {m.exchangesOut, wire.MaxExchanges},
-		"frames without effect":  {m.quietFrames, wire.MaxIdleFrames + 1},
-		"an exchange's entries":  {len(m.exchange.M), wire.MaxTypeEntries},
-		"borrowed after the end": {map[bool]int{true: len(m.in)}[m.phase == PhaseClosed], 0},
+		"an unfinished frame":   {len(m.partial), frame},
+		"memory for it":         {cap(m.partial), 2*frame + 1024},
+		"requests":              {m.requests.len(), m.reqQ},
+		"memory for requests":   {cap(m.requests.items), 4*m.reqQ + 16},
+		"metadata requests":     {m.metaWants.len(), maxMetaWants},
+		"answers":               {m.answerBytes, wire.MaxControlBacklog + 4 + wire.MaxExchangeSent},
+		"an early bitfield":     {len(m.earlyBits), wire.MaxEarlyBitfield},
+		"early haves":           {len(m.earlyHave), maxEarlyHave},
+		"names of types":        {len(m.theyUse.Snapshot()), wire.MaxTypeEntries},
+		"exchanges sent":        {m.exchangesOut, wire.MaxExchanges},
+		"frames without effect": {m.quietFrames, wire.MaxIdleFrames + 1},
+		"an exchange's entries": {len(m.exchange.M), wire.MaxTypeEntries},
+		"held after the end":    {map[bool]int{true: len(m.in) + cap(m.partial) + cap(m.requests.items) + cap(m.metaWants.items)}[m.phase == PhaseClosed], 0},
 	} {
 		if b.have > b.limit {
 			d.t.Fatalf("%s: %d, the limit is %d", name, b.have, b.limit)

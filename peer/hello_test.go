@@ -133,6 +133,22 @@ func TestWrongTorrentInTheAnswer(t *testing.T) {
 	d.want(ErrWrongTorrent)
 }
 
+// Fast is spoken only if both sides have said so: BEP 6.
+func TestFastNeedsBoth(t *testing.T) {
+	for _, ours := range variants {
+		for _, theirs := range variants {
+			d := newDialogue(t, config(Initiator, ours.bits, geometry))
+			d.feed(helloOf(theirs.bits))
+			if want := ours.fast && theirs.fast; d.m.Fast() != want {
+				t.Errorf("%s and %s: fast %v", ours.name, theirs.name, d.m.Fast())
+			}
+			if want := withLTEP(ours) && withLTEP(theirs); (d.m.Dialect() == wire.DialectLTEP) != want {
+				t.Errorf("%s and %s: dialect %v", ours.name, theirs.name, d.m.Dialect())
+			}
+		}
+	}
+}
+
 func TestSelfConnection(t *testing.T) {
 	for _, role := range []Role{Initiator, Responder} {
 		d := newDialogue(t, config(role, wire.Reserved{}, geometry))

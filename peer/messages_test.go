@@ -273,7 +273,7 @@ func TestAppQueueKeepsOrder(t *testing.T) {
 		}
 		want = append(want, encode(t, m)...)
 		if i%3 == 0 {
-			got = d.m.AppendOutput(d.now, got, 600)
+			got = d.m.AppendOutput(d.now, got, 200)
 		}
 		for d.m.AppQueued() > 8<<10 {
 			got = d.m.AppendOutput(d.now, got, 600)
