@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -277,14 +278,15 @@ func FuzzMachineLegal(f *testing.F) {
 
 // told takes the events and the visible state of a dialogue, in words.
 func told(d *dialogue) string {
-	s := fmt.Sprintf("%v %v %v %v", d.m.Phase(), d.m.Err(), d.m.AppQueued(), d.m.HasOutput())
+	var s strings.Builder
+	s.WriteString(fmt.Sprintf("%v %v %v %v", d.m.Phase(), d.m.Err(), d.m.AppQueued(), d.m.HasOutput()))
 	for _, e := range d.events {
 		if end, ok := e.(closed); ok {
-			s += fmt.Sprintf("\nclosed: %v", end.err)
+			s.WriteString(fmt.Sprintf("\nclosed: %v", end.err))
 		} else {
-			s += fmt.Sprintf("\n%T %+v", e, e)
+			s.WriteString(fmt.Sprintf("\n%T %+v", e, e))
 		}
 	}
 	d.events = nil
-	return s
+	return s.String()
 }

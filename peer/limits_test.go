@@ -16,7 +16,7 @@ import (
 )
 
 // head is the length field and id of a frame: all that a limit needs to see.
-func head(length int, id byte) []byte {
+func head(length int64, id byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(length)), id)
 }
 
@@ -35,7 +35,7 @@ func TestFrameLimits(t *testing.T) {
 				if request > 0 {
 					d.send(wire.Request{Block: block(0, 0, request)})
 				}
-				d.feed(head(n, id)[:4])
+				d.feed(head(int64(n), id)[:4])
 				d.wantIdle()
 				return fed(d, []byte{id})
 			}

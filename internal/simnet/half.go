@@ -237,11 +237,7 @@ func (h *half) closeWrite(closed bool) error {
 	h.wclosed = closed
 	if !h.fin {
 		h.fin = true
-		h.finAt = time.Now()
-		if h.finAt.Before(h.linkFree) {
-			h.finAt = h.linkFree
-		}
-		h.finAt = h.finAt.Add(h.link.Latency)
+		h.finAt = time.Now().Add(h.link.Latency) // or once all that was written has been read, if that is later
 	}
 	if closed {
 		stop(h.writeTimer)

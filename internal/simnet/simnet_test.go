@@ -191,14 +191,27 @@ func TestConcurrentWritesDoNotMix(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a, b := Pipe(1, Link{Buffer: 10, Latency: time.Millisecond})
 		var wg sync.WaitGroup
-		for _, c := range "abc" {
-			wg.Go(func() { a.Write(bytes.Repeat([]byte(string(c)), 100)) })
+		const writers = 20
+		for i := range writers {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 50 * time.Microsecond) // some find the others waiting
+				a.Write(bytes.Repeat([]byte{byte(i)}, 100))
+			})
 		}
-		got := make([]byte, 300)
-		io.ReadFull(b, got)
+		var got []byte
+		for buf := make([]byte, 3); len(got) < writers*100; {
+			n, err := b.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, buf[:n]...)
+			if len(got)%7 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
 		wg.Wait()
-		if runs := slices.Compact(slices.Clone(got)); len(runs) != 3 {
-			t.Fatalf("writes came in %d runs: %s", len(runs), runs)
+		if runs := slices.Compact(got); len(runs) != writers {
+			t.Fatalf("writes came in %d runs: %v", len(runs), runs)
 		}
 	})
 }
@@ -597,7 +610,7 @@ func TestNetworkCut(t *testing.T) {
 }
 
 func TestSeedsDependOnHostsOnly(t *testing.T) {
-	sizes := func(noisy bool) (s []int) {
+	sizes := func(from netip.Addr, noisy bool) (s []int) {
 		n := New(7, Link{Split: 10})
 		l, err := n.Listen(at(hostA, 1))
 		if err != nil {
@@ -607,7 +620,7 @@ func TestSeedsDependOnHostsOnly(t *testing.T) {
 			n.Dial(t.Context(), at(hostC, 0), at(hostA, 1))
 			l.Accept()
 		}
-		c, err := n.Dial(t.Context(), at(hostB, 0), at(hostA, 1))
+		c, err := n.Dial(t.Context(), at(from, 0), at(hostA, 1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -625,8 +638,12 @@ func TestSeedsDependOnHostsOnly(t *testing.T) {
 			s = append(s, k)
 		}
 	}
-	if a, b := sizes(false), sizes(true); !slices.Equal(a, b) {
-		t.Errorf("splits %v, and %v beside another connection", a, b)
+	alone := sizes(hostB, false)
+	if beside := sizes(hostB, true); !slices.Equal(alone, beside) {
+		t.Errorf("splits %v, and %v beside another connection", alone, beside)
+	}
+	if slices.Equal(alone, sizes(hostC, false)) {
+		t.Errorf("two hosts have the same splits: %v", alone)
 	}
 }
 

@@ -208,11 +208,12 @@ func (v Value) Read() *Reader { return &Reader{v: v, used: make([]bool, len(v.Fi
 
 // String returns the value as it stands in a file.
 func (v Value) String() string {
-	s := v.Kind
+	var s strings.Builder
+	s.WriteString(v.Kind)
 	for i, f := range v.Fields {
-		s += []string{" ", ": "}[b2i(i == 0)] + f.Name + "=" + f.Text
+		s.WriteString([]string{" ", ": "}[b2i(i == 0)] + f.Name + "=" + f.Text)
 	}
-	return s
+	return s.String()
 }
 
 func b2i(b bool) int {
