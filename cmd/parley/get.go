@@ -68,7 +68,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	alone := len(peers) == 0 && a.net.listen == "" && !linkHasPeers(s.magnet)
+	alone := len(peers) == 0 && a.net.listen == "" && len(linkPeers(s.magnet)) == 0
 	if alone && s.kind != sourceTorrent {
 		return errNoPeers(s.magnet)
 	}

@@ -73,7 +73,12 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 		return err
 	}
 	defer a.closeClient(c, &err)
-	t, err := a.join(ctx, c, s, f, peers)
+	if s.kind == sourceMagnet {
+		var linked []netip.AddrPort
+		s.magnet, linked = quietly(s.magnet)
+		peers = append(peers, linked...)
+	}
+	t, err := a.join(ctx, c, s, f)
 	if err != nil {
 		return err
 	}
@@ -85,18 +90,19 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 			return failf(code, hint, "--type %q: %w", name, err)
 		}
 	}
+	t.AddPeers(peers...) // now that there are types to tell them of
 	return follow(ctx, t, newSessionLog(a.ui).handle)
 }
 
 // join adds what s is. Only with --get is anything written.
-func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlags, peers []netip.AddrPort) (*parley.Torrent, error) {
-	o := parley.TorrentOptions{Dir: f.dir, Peers: peers, NoDownload: !f.get}
+func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlags) (*parley.Torrent, error) {
+	o := parley.TorrentOptions{Dir: f.dir, NoDownload: !f.get}
 	switch s.kind {
 	case sourceContent:
 		if f.get || f.dir != "" {
 			return nil, failf(exitUsage, "leave --get and -o out: "+s.path+" is shared from where it is", "%s: is no torrent to download", s.path)
 		}
-		return a.share(ctx, c, s, s.path, peers)
+		return a.share(ctx, c, s, s.path, nil)
 	case sourceMagnet:
 		return c.AddMagnet(s.magnet, o)
 	case sourceHash:
@@ -107,7 +113,7 @@ func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlag
 	}
 	content, err := findContent(s.torrent.Info, s.path, f.dir)
 	if err == nil {
-		t, serr := a.share(ctx, c, s, content, peers)
+		t, serr := a.share(ctx, c, s, content, nil)
 		if serr == nil || ctx.Err() != nil {
 			return t, serr
 		}

@@ -34,7 +34,19 @@ type result struct {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("exit code %d\nstdout:\n%.8000s\nstderr:\n%.8000s", r.code, r.out, r.err)
+	return fmt.Sprintf("exit code %d\nstdout:\n%s\nstderr:\n%s", r.code, brief(r.out), brief(r.err))
+}
+
+// brief shortens the lines of an output that is logged: messages can be long.
+func brief(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		if len(line) > 600 {
+			line = line[:600] + "…\n"
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }
 
 // cli runs one command line to its end.
@@ -74,7 +86,7 @@ func start(t *testing.T, args ...string) *running {
 		cancel()
 		<-r.err.closed
 		if t.Failed() {
-			t.Logf("parley %s\nstdout:\n%.8000s\nstderr:\n%.8000s", strings.Join(args, " "), r.out, r.err)
+			t.Logf("parley %s\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), brief(r.out.String()), brief(r.err.String()))
 		}
 	})
 	return r

@@ -159,13 +159,25 @@ func errNoPeers(m metainfo.Magnet) error {
 	return failf(exitUsage, hint, "no peer to ask: finding peers through trackers and the DHT is not in this version")
 }
 
-// linkHasPeers reports whether a magnet link names a peer that is dialled on the link's word, see [parley.Client.AddMagnet].
-func linkHasPeers(m metainfo.Magnet) bool {
-	return slices.ContainsFunc(m.Peers, func(p string) bool {
+// linkPeers returns the peers that a magnet link names and that are dialled on the link's word: those at public IP addresses, see
+// [parley.Client.AddMagnet].
+func linkPeers(m metainfo.Magnet) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, p := range m.Peers {
 		ap, err := netip.ParseAddrPort(p)
-		ip := ap.Addr().Unmap()
-		return err == nil && ap.Port() != 0 && ip.IsGlobalUnicast() && !ip.IsPrivate()
-	})
+		if ip := ap.Addr().Unmap(); err == nil && ap.Port() != 0 && ip.IsGlobalUnicast() && !ip.IsPrivate() {
+			out = append(out, ap)
+		}
+	}
+	return out
+}
+
+// quietly returns the link without the peers it names, and these: who registers message types first and dials then tells every peer of them in the first
+// exchange. A type that comes later is announced up to a second later.
+func quietly(m metainfo.Magnet) (metainfo.Magnet, []netip.AddrPort) {
+	peers := linkPeers(m)
+	m.Peers = nil
+	return m, peers
 }
 
 // peerText names a peer for people: address, and client as it calls itself.

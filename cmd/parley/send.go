@@ -89,7 +89,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 		}
 		peers = append(peers, to...)
 	}
-	if len(peers) == 0 && a.net.listen == "" && !linkHasPeers(s.magnet) {
+	if len(peers) == 0 && a.net.listen == "" && len(linkPeers(s.magnet)) == 0 {
 		return errNoPeers(s.magnet)
 	}
 	payload, err := a.payload(ctx, message)
@@ -106,10 +106,12 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 		return err
 	}
 	defer a.closeClient(c, &err)
-	o := parley.TorrentOptions{Peers: peers, NoDownload: true}
+	o := parley.TorrentOptions{NoDownload: true}
 	var t *parley.Torrent
 	if s.kind == sourceMagnet {
-		t, err = c.AddMagnet(s.magnet, o)
+		magnet, linked := quietly(s.magnet)
+		peers = append(peers, linked...)
+		t, err = c.AddMagnet(magnet, o)
 	} else {
 		t, err = c.AddInfoHash(s.hash, o)
 	}
@@ -122,6 +124,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 		code, hint := classify(err)
 		return failf(code, hint, "--type %q: %w", f.typeName, err)
 	}
+	t.AddPeers(peers...) // now that there is a type to tell them of
 	if err := a.deliver(ctx, t, in, payload, to, f); err != nil {
 		return err
 	}
