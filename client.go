@@ -53,7 +53,7 @@ func NewClient(cfg Config) (*Client, error) {
 	timers := peerconn.NewTimers(time.Now)
 	c.conn = &peerconn.Options{Host: host{c}, Timers: timers, Group: &c.conns, SendQueueBytes: cfg.SendQueueBytes, Now: time.Now}
 	if !cfg.NoListen {
-		ln, err := net.Listen("tcp", cfg.ListenAddr)
+		ln, err := listenConfig.Listen(context.Background(), "tcp", cfg.ListenAddr)
 		if err != nil {
 			return nil, fmt.Errorf("listening for peers: %w", err)
 		}
@@ -176,9 +176,14 @@ func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, 
 	return t, nil
 }
 
+// The protocol has keep-alives of its own, and TCP's would cost five system calls a connection.
+var (
+	listenConfig = net.ListenConfig{KeepAlive: -1}
+	dialer       = net.Dialer{KeepAlive: -1}
+)
+
 func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "tcp", addr.String())
+	return dialer.DialContext(ctx, "tcp", addr.String())
 }
 
 // AddTorrent adds a torrent by its metadata. What already lies in Dir is verified and kept, see TorrentOptions; the call returns at once, and

@@ -88,6 +88,7 @@ type Conn struct {
 	m        peer.Machine
 	session  Session
 	writing  bool // a write loop runs
+	corked   bool // the read loop handles what came: what that makes us send goes out in one write afterwards
 	graceful bool // closing in good order
 	fresh    bool // the read loop is to be replaced by a fresh one
 	netErr   error
@@ -95,7 +96,8 @@ type Conn struct {
 	flushers []chan struct{}
 	timerAt  time.Time // when Timers will call; zero if it will not
 	timerPos int       // in the heap of Timers, guarded by Timers.mu
-	outBytes int64     // written to the socket
+	// writeSince is when the write under way began; zero if none is.
+	writeSince time.Time
 }
 
 // waiter is a send that waits for room, in order.
@@ -181,7 +183,7 @@ func (c *Conn) after() {
 
 // kick starts the writer if there is something to write and none runs. The lock is held.
 func (c *Conn) kick() {
-	if !c.writing && c.netErr == nil && c.m.HasOutput() {
+	if !c.writing && !c.corked && c.netErr == nil && c.m.HasOutput() {
 		c.writing = true
 		c.o.Group.Add(1)
 		go c.write()
@@ -191,6 +193,9 @@ func (c *Conn) kick() {
 // schedule sees to it that Timers calls at the machine's deadline or before. The lock is held.
 func (c *Conn) schedule() {
 	d := c.m.Deadline()
+	if stall := c.writeSince.Add(writeStall); !c.writeSince.IsZero() && stall.Before(d) {
+		d = stall
+	}
 	if !d.IsZero() && (c.timerAt.IsZero() || d.Before(c.timerAt)) {
 		c.timerAt = d
 		c.o.Timers.set(c, d)
@@ -203,6 +208,12 @@ func (c *Conn) tick(now time.Time) {
 	defer c.mu.Unlock()
 	c.timerAt = time.Time{}
 	if c.m.Phase() == peer.PhaseClosed {
+		return
+	}
+	if !c.writeSince.IsZero() && !now.Before(c.writeSince.Add(writeStall)) {
+		err := fmt.Errorf("write: no progress for %v", writeStall)
+		c.m.Close(err)
+		c.fail(err)
 		return
 	}
 	if c.m.Advance(now) && c.reader.parks() && !c.graceful {
@@ -405,23 +416,18 @@ func (c *Conn) writeLoop() {
 			break
 		}
 		c.wake(false)
-		graceful := c.graceful
+		c.writeSince = c.o.Now()
+		c.schedule()
 		c.mu.Unlock()
-		var err error
-		if !graceful { // there the deadline of the close holds
-			err = c.nc.SetWriteDeadline(time.Now().Add(writeStall))
-		}
-		if err == nil {
-			_, err = c.nc.Write(out)
-		}
+		_, err := c.nc.Write(out)
 		c.mu.Lock()
+		c.writeSince = time.Time{}
 		if err != nil {
 			c.writing = false
 			c.m.Close(fmt.Errorf("write: %w", err))
 			c.fail(err)
 			return
 		}
-		c.outBytes += int64(len(out))
 	}
 	c.writing = false
 	c.schedule()
@@ -525,6 +531,7 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 	var batch *Batch
 	apps := false
 	c.mu.Lock()
+	c.corked = true
 	c.m.Feed(c.o.Now(), buf.Bytes()[:n])
 	for {
 		ev, ok := c.m.Next()
@@ -561,6 +568,7 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 			}
 		}
 	}
+	c.corked = false
 	c.after()
 	c.mu.Unlock()
 	buf.Release() // before anything blocks

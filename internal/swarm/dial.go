@@ -94,7 +94,10 @@ func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 	p.candidate = c
 	cfg := peer.Config{Role: peer.Initiator, PeerID: t.cfg.PeerID, Reserved: OurReserved, HelloTimeout: peer.InitiatorTimeout,
 		KeepAlive: t.keepAlive(), Local: t.local()}
-	t.begin(p, peerconn.Start(nc, t.cfg.Conn, cfg, p))
+	pc := peerconn.Start(nc, t.cfg.Conn, cfg, p)
+	if !t.greeting.begin(p, pc) {
+		pc.Close(peer.ErrUnknownTorrent) // unreachable: only the owner closes, and it runs this
+	}
 }
 
 // keepAlive draws the time between keep-alives (EMP/1 section 8).

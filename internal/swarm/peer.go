@@ -3,8 +3,11 @@ package swarm
 import (
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -90,7 +93,7 @@ func (t *Torrent) NewIncoming(c *peerconn.Conn, helloDone func()) (peerconn.Sess
 	}
 	p := t.newPeer(c.Addr())
 	p.incoming, p.helloDone = true, helloDone
-	if !t.post(envelope{kind: envCall, f: func() { t.begin(p, c) }}) {
+	if !t.greeting.begin(p, c) {
 		return nil, peer.Local{}, peer.ErrUnknownTorrent
 	}
 	return p, t.local(), nil
@@ -270,18 +273,63 @@ func (t *Torrent) send(p *Peer, msg wire.Message) {
 	}
 }
 
-// begin counts a connection whose hellos are on their way.
-func (t *Torrent) begin(p *Peer, c *peerconn.Conn) {
-	t.conns++
-	t.pending[p] = c
-	if t.closing || t.err != nil {
+// greeting is the torrent's connections that have not ended, and those of them that are still in their hello. It has a lock of its own, so that a connection
+// can begin without the owner.
+type greeting struct {
+	mu      sync.Mutex
+	conns   int
+	pending map[*Peer]*peerconn.Conn
+	closed  bool
+}
+
+// begin counts a connection whose hellos are on their way; false if the torrent takes none any more.
+func (g *greeting) begin(p *Peer, c *peerconn.Conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.conns++
+	g.pending[p] = c
+	return true
+}
+
+// opened says that a connection's hellos are complete.
+func (g *greeting) opened(p *Peer) {
+	g.mu.Lock()
+	delete(g.pending, p)
+	g.mu.Unlock()
+}
+
+// ended says that a connection has ended.
+func (g *greeting) ended(p *Peer) {
+	g.mu.Lock()
+	g.conns--
+	delete(g.pending, p)
+	g.mu.Unlock()
+}
+
+// any reports whether there are connections.
+func (g *greeting) any() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.conns > 0
+}
+
+// close closes those in their hello, and lets no others begin.
+func (g *greeting) close() {
+	g.mu.Lock()
+	g.closed = true
+	conns := slices.Collect(maps.Values(g.pending))
+	g.mu.Unlock()
+	for _, c := range conns {
 		c.Close(peer.ErrUnknownTorrent)
 	}
 }
 
 // opened takes a session in whose hellos are complete.
 func (t *Torrent) opened(p *Peer) {
-	delete(t.pending, p)
+	t.greeting.opened(p)
 	if err := t.admit(p); err != nil {
 		p.conn.Close(err)
 		return
@@ -507,8 +555,7 @@ func (t *Torrent) updateInterest(p *Peer) {
 
 // closed forgets a session that has ended.
 func (t *Torrent) closed(p *Peer, err error) {
-	t.conns--
-	delete(t.pending, p)
+	t.greeting.ended(p)
 	now := t.cfg.Now()
 	if p.candidate != nil {
 		t.candidateClosed(p, now, err)

@@ -161,9 +161,8 @@ type Torrent struct {
 	byID       map[bt.PeerID]*Peer
 	nextKey    picker.PeerKey
 	byKey      map[picker.PeerKey]*Peer
-	lingering  atomic.Int64             // sessions that ended and whose messages still wait for handlers
-	conns      int                      // connections whose Closed has not been called, those in their hello too
-	pending    map[*Peer]*peerconn.Conn // those in their hello
+	lingering  atomic.Int64 // sessions that ended and whose messages still wait for handlers
+	greeting   greeting
 	closing    bool
 	candidates map[netip.AddrPort]*candidate
 	dialing    int
@@ -225,13 +224,14 @@ func Start(cfg Config) *Torrent {
 	t := &Torrent{
 		cfg: cfg, inbox: make(chan envelope, inboxSize), done: make(chan struct{}),
 		ready: newLatch(), complete: newLatch(), stopped: newLatch(),
-		peers: make(map[*Peer]struct{}), byID: make(map[bt.PeerID]*Peer), byKey: make(map[picker.PeerKey]*Peer), pending: make(map[*Peer]*peerconn.Conn),
+		peers: make(map[*Peer]struct{}), byID: make(map[bt.PeerID]*Peer), byKey: make(map[picker.PeerKey]*Peer),
 		candidates: make(map[netip.AddrPort]*candidate), banned: make(map[bt.PeerID]struct{}),
 		open: make(map[bt.PieceIndex]*assembly),
 		rng:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.shared.Store(&sharedState{})
+	t.greeting.pending = make(map[*Peer]*peerconn.Conn)
 	t.group.Add(1)
 	go t.run()
 	return t
@@ -283,7 +283,7 @@ func (t *Torrent) run() {
 	case t.cfg.Info != nil:
 		t.gotInfo(t.cfg.Info)
 	}
-	for !t.closing || t.conns > 0 || t.working > 0 || t.dialing > 0 || t.state == StateVerifying {
+	for !t.closing || t.greeting.any() || t.working > 0 || t.dialing > 0 || t.state == StateVerifying {
 		select {
 		case e := <-t.inbox:
 			t.handle(e)
@@ -333,9 +333,7 @@ func (t *Torrent) handle(e envelope) {
 // shut begins the end of the torrent.
 func (t *Torrent) shut() {
 	t.closing = true
-	for _, c := range t.pending {
-		c.Close(peer.ErrUnknownTorrent)
-	}
+	t.greeting.close()
 	for p := range t.peers {
 		p.conn.Close(nil)
 	}
