@@ -245,10 +245,12 @@ func TestAppendOutputLimits(t *testing.T) {
 			queue()
 			want := frames(wire.Have{Index: 1})
 			head := len(want)
-			for _, m := range []any{a, b, c} {
-				if len(want)-head < limit {
-					want = append(want, frames(m)...)
+			for i, m := range []any{a, b, c} {
+				f := frames(m)
+				if fits := len(want)-head+len(f) <= limit; limit <= 0 || !fits && i > 0 {
+					break
 				}
+				want = append(want, f...)
 			}
 			got := d.m.AppendOutput(d.now, []byte("before"), limit)
 			if string(got) != "before"+string(want) {

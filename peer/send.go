@@ -107,6 +107,14 @@ func (m *Machine) SendExtended(id uint8, payload []byte) error {
 // AppQueued returns how many bytes of application messages wait in the outbox, their framing included.
 func (m *Machine) AppQueued() int { return len(m.app) - m.appHead }
 
+// NextApp returns how many bytes of the outbox the next application message takes; 0 if none waits.
+func (m *Machine) NextApp() int {
+	if m.AppQueued() == 0 {
+		return 0
+	}
+	return classic.LengthBytes + int(binary.BigEndian.Uint32(m.app[m.appHead:]))
+}
+
 // SendExchange puts a type exchange into the outbox; use is the table that it announces, and holds from now on. The errors are [ErrNotOpen], [ErrUnsupported] (the peer does not speak
 // the extension protocol), [ErrTooManyExchanges], [ErrMessageTooLarge] (its dictionary exceeds [wire.MaxExchangeSent]), with all of which nothing has happened; and
 // [ErrControlBacklog], which has closed the session (EMP/1 section 7.5 counts exchanges among the answers).
@@ -167,8 +175,8 @@ func (m *Machine) HasOutput() bool {
 	return len(m.out) > 0 || len(m.app) > m.appHead || m.phase == PhaseOpen && (m.requests.len() > 0 || m.metaWants.len() > 0)
 }
 
-// AppendOutput appends what is to be written next to dst and forgets it: all control frames, then whole application messages until appLimit bytes of
-// them are reached (at least one, if there is any and appLimit is above 0).
+// AppendOutput appends what is to be written next to dst and forgets it: all control frames, then whole application messages as far as they fit
+// into appLimit bytes; a first one that does not fit goes all the same, if appLimit is above 0.
 func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {
 	n := len(dst)
 	dst = append(dst, m.out...)
@@ -176,8 +184,10 @@ func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {
 	if wait := m.app[m.appHead:]; len(wait) > 0 && appLimit > 0 {
 		take := len(wait)
 		if take > appLimit {
-			for take = 0; take < appLimit; {
-				take += classic.LengthBytes + int(binary.BigEndian.Uint32(wait[take:]))
+			take = classic.LengthBytes + int(binary.BigEndian.Uint32(wait))
+			for next := take; next <= appLimit; {
+				take = next
+				next += classic.LengthBytes + int(binary.BigEndian.Uint32(wait[take:]))
 			}
 		}
 		dst = append(dst, wait[:take]...)

@@ -448,6 +448,10 @@ func (c *Conn) gather(buf []byte) []byte {
 	for {
 		u, ok := c.m.NextUpload()
 		if !ok {
+			// Nobody waits for pieces, so messages may have all of the buffer.
+			if room := cap(out) - len(out); c.m.AppQueued() > 0 && len(out) > 0 && room >= c.m.NextApp() {
+				out = c.m.AppendOutput(now, out, room)
+			}
 			break
 		}
 		if u.IsMetadata {
