@@ -109,6 +109,11 @@ func (c *Client) Share(ctx context.Context, path string, o TorrentOptions) (*Tor
 	if err != nil {
 		return nil, err
 	}
+	if o.OnSkip != nil {
+		for _, s := range made.Skipped {
+			o.OnSkip(s)
+		}
+	}
 	return c.addComplete(made.MetaInfo, store, o)
 }
 

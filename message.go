@@ -9,6 +9,7 @@ import (
 
 	"github.com/parley-bt/parley/internal/messaging"
 	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/ltep"
 )
 
 // Message is one application message that has arrived.
@@ -46,9 +47,13 @@ type Type struct {
 	mt *messaging.Type
 }
 
-// Register adds a message type to this torrent and tells every connected peer (EMP/1 section 6). The errors are [ErrBadTypeName],
+// Register adds a message type to this torrent and tells every connected peer (EMP/1 section 6). A peer learns of it a moment later: to have a type known to every
+// peer from its first moment, add the torrent without Peers, register, then call [Torrent.AddPeers]. The errors are [ErrBadTypeName],
 // [ErrTypeExists], [ErrTooManyTypes], and [ErrClosed].
 func (t *Torrent) Register(mt MessageType) (*Type, error) {
+	if err := CheckTypeName(mt.Name); err != nil {
+		return nil, err
+	}
 	limit := t.client.cfg.MaxMessageBytes
 	switch {
 	case mt.MaxBytes < 0 || mt.MaxBytes > wire.MaxExtendedFrame-2:
@@ -70,6 +75,14 @@ func (t *Torrent) Register(mt MessageType) (*Type, error) {
 	}
 	ty.mt = m
 	return ty, nil
+}
+
+// CheckTypeName returns nil if a message type can have the name, else [ErrBadTypeName] with the rule: see [MessageType].
+func CheckTypeName(name string) error {
+	if !ltep.IsTypeName(name) {
+		return fmt.Errorf("message type %q: %w: want 1 to %d bytes of printable UTF-8, without the prefixes ut_, lt_, BT_, AZ_", name, ErrBadTypeName, wire.MaxTypeName)
+	}
+	return nil
 }
 
 // handler adapts a public handler. The message it gets is reused from call to call of one worker.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -215,8 +216,8 @@ func clientOf(id bt.PeerID) string {
 	if name == "" {
 		name = code
 	}
-	v := []byte{id[3], '.', id[4], '.', id[5], '.', id[6]}
-	return name + " " + string(v)
+	v := string([]byte{id[3], '.', id[4], '.', id[5], '.', id[6]})
+	return name + " " + strings.TrimSuffix(v, ".0") // most use three digits
 }
 
 // clientNames are the codes of clients that people meet.

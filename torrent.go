@@ -27,6 +27,8 @@ type TorrentOptions struct {
 	Peers []netip.AddrPort
 	// NoDownload takes part in the swarm without downloading or storing any piece: to exchange messages only.
 	NoDownload bool
+	// OnSkip, if set, is told by Share what below the path is not shared, since it is no regular file.
+	OnSkip func(path string)
 	// OnVerify, if set, is told how far the verification of existing data has come, in pieces.
 	OnVerify func(done, total int)
 }

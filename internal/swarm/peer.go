@@ -64,6 +64,7 @@ type Peer struct {
 	types        map[string]uint8
 	exchangeDue  bool
 	exchangeSent time.Time
+	exchangeGap  int // exchanges sent one after the other, see sendExchange
 	meta         *metadataFetch
 
 	rival      *Peer // the older session that this one may replace (EMP/1 section 7.7)
@@ -434,13 +435,19 @@ func (t *Torrent) announce() {
 	}
 }
 
-// exchangeEvery spaces exchanges: types that are registered one after the other go out together, and a session has a limited number
-// (EMP/1 section 6.1).
-const exchangeEvery = 900 * time.Millisecond
+// A session has a limited number of exchanges (EMP/1 section 6.1): the first few go out at once, then one a second, so that types that come and go
+// quickly share them.
+const (
+	exchangeBurst = 4
+	exchangeEvery = 900 * time.Millisecond
+)
 
-// sendExchange sends the type exchange that is due, unless the last one was a moment ago: then the next tick does.
+// sendExchange sends the type exchange that is due, unless too many went out a moment ago: then a later tick does.
 func (t *Torrent) sendExchange(p *Peer, now time.Time) {
-	if !p.exchangeSent.IsZero() && now.Sub(p.exchangeSent) < exchangeEvery {
+	if now.Sub(p.exchangeSent) >= exchangeEvery {
+		p.exchangeGap = 0
+	}
+	if p.exchangeGap++; p.exchangeGap > exchangeBurst {
 		return
 	}
 	p.exchangeDue, p.exchangeSent = false, now
@@ -453,8 +460,8 @@ func (t *Torrent) sendExchange(p *Peer, now time.Time) {
 		e.MetadataSize = int64(len(t.info.Bytes))
 	}
 	p.conn.Do(func(m *peer.Machine) {
-		if err := m.SendExchange(&e, use); errors.Is(err, peer.ErrTooManyExchanges) {
-			t.cfg.Log.Warn("message types changed too often for this session: the peer is not told", "peer", p.addr)
+		if err := m.SendExchange(&e, use); err != nil && !errors.Is(err, peer.ErrNotOpen) {
+			t.cfg.Log.Warn("the peer is not told of a change of message types", "peer", p.addr, "error", err)
 		}
 	})
 }

@@ -346,7 +346,7 @@ func (t *Torrent) fail(err error) {
 	}
 	t.err = err
 	t.state = StateStopped
-	t.cfg.Log.Error("torrent stopped", "infohash", t.cfg.InfoHash, "error", err)
+	t.cfg.Log.Warn("torrent stopped", "error", err)
 	t.picker = nil
 	t.discardOpen()
 	for p := range t.peers {
