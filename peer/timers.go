@@ -52,6 +52,13 @@ func (m *Machine) Advance(now time.Time) (trimmed bool) {
 	return trimmed
 }
 
+// Excuse says that the owner has not been reading, so that the peer's silence up to now proves nothing.
+func (m *Machine) Excuse(now time.Time) {
+	if m.phase == PhaseOpen {
+		m.lastRecv = now
+	}
+}
+
 func (m *Machine) awaitsFirstAnswer() bool {
 	return m.cfg.Role == Initiator && len(m.partial) == 0 && m.phase == PhaseHello
 }

@@ -18,10 +18,12 @@ type Peer struct {
 	ctx  context.Context // ends with the session
 	stop context.CancelFunc
 
-	used    atomic.Int64  // bytes that wait or are being handled, with their overhead
-	waiting atomic.Bool   // the read loop waits for room
-	roomCh  chan struct{} // capacity 1; made before the first worker
-	In      atomic.Int64  // messages received
+	used    atomic.Int64 // bytes that wait or are being handled, with their overhead
+	waiting atomic.Bool  // the read loop waits for room
+	// interrupted says that the connection is being closed: nothing more is read, so nobody need wait.
+	interrupted atomic.Bool
+	roomCh      chan struct{} // capacity 1; made before the first worker
+	In          atomic.Int64  // messages received
 
 	mu      sync.Mutex
 	queues  []*queue
@@ -111,7 +113,7 @@ func (p *Peer) AppsDone() {
 		}
 	}
 	p.mu.Unlock()
-	for p.used.Load() > int64(p.hub.o.QueueBytes) {
+	for p.used.Load() > int64(p.hub.o.QueueBytes) && !p.interrupted.Load() {
 		p.waiting.Store(true)
 		if p.used.Load() <= int64(p.hub.o.QueueBytes) {
 			p.waiting.Store(false)
@@ -122,6 +124,17 @@ func (p *Peer) AppsDone() {
 		case <-p.hub.end.Done():
 			return
 		}
+	}
+}
+
+// Interrupt lets AppsDone return although the queues are full, because the connection is being closed; see peerconn.Session.
+func (p *Peer) Interrupt() {
+	p.interrupted.Store(true)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case p.roomCh <- struct{}{}: // nil, and so never ready, before the first worker
+	default:
 	}
 }
 

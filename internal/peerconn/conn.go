@@ -46,6 +46,8 @@ type Session interface {
 	Types(types map[string]uint8)
 	// AppsDone is called on the read loop after the last App of one read. While it blocks the connection is not read.
 	AppsDone()
+	// Interrupt is called with the connection locked, any number of times, once the connection is being closed: AppsDone must not block any longer.
+	Interrupt()
 	// Deliver hands over the other messages of one read, in order, with their buffers. It may block.
 	Deliver(c *Conn, b *Batch)
 	// ReadBlock reads a block to upload into dst, which is as long as the block. An error refuses the request.
@@ -89,6 +91,7 @@ type Conn struct {
 	session  Session
 	writing  bool // a write loop runs
 	corked   bool // the read loop handles what came: what that makes us send goes out in one write afterwards
+	busy     bool // the session has what was read and may block: the peer's silence is ours
 	graceful bool // closing in good order
 	fresh    bool // the read loop is to be replaced by a fresh one
 	netErr   error
@@ -216,6 +219,9 @@ func (c *Conn) tick(now time.Time) {
 		c.fail(err)
 		return
 	}
+	if c.busy {
+		c.m.Excuse(now)
+	}
 	if c.m.Advance(now) && c.reader.parks() && !c.graceful {
 		// A goroutine's stack that has grown never shrinks to where it began, so the blocked reader makes way for a fresh one.
 		c.fresh = c.nc.SetReadDeadline(longAgo) == nil
@@ -258,6 +264,9 @@ func (c *Conn) shut() {
 	if c.graceful || c.netErr != nil {
 		return
 	}
+	if c.session != nil {
+		c.session.Interrupt()
+	}
 	if peer.FaultOf(c.m.Err()) == peer.FaultNone && c.m.Opened() {
 		c.graceful = true
 		end := time.Now().Add(closeGrace) // the operating system's clock: deadlines are its business
@@ -279,6 +288,9 @@ func (c *Conn) shut() {
 func (c *Conn) fail(err error) {
 	if c.netErr == nil {
 		c.netErr = err
+		if c.session != nil {
+			c.session.Interrupt()
+		}
 		c.nc.Close() // the read loop reports the end; the error of a second close says nothing
 		c.wake(true)
 	}
@@ -573,15 +585,22 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 		}
 	}
 	c.corked = false
+	c.busy = batch != nil || apps
 	c.after()
 	c.mu.Unlock()
 	buf.Release() // before anything blocks
+	if batch == nil && !apps {
+		return
+	}
 	if batch != nil {
 		c.session.Deliver(c, batch)
 	}
 	if apps {
 		c.session.AppsDone()
 	}
+	c.mu.Lock()
+	c.busy = false
+	c.mu.Unlock()
 }
 
 // finish reports the end of the connection.

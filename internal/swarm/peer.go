@@ -138,6 +138,9 @@ func (p *Peer) App(id uint8, payload []byte) { p.apps.App(id, payload) }
 // Types implements [peerconn.Session].
 func (p *Peer) Types(types map[string]uint8) { p.apps.SetTypes(types) }
 
+// Interrupt implements [peerconn.Session].
+func (p *Peer) Interrupt() { p.apps.Interrupt() }
+
 // AppsDone implements [peerconn.Session].
 func (p *Peer) AppsDone() { p.apps.AppsDone() }
 
@@ -502,9 +505,9 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 		case wire.KindHaveNone:
 			t.peerHas(p, nil, false)
 		case wire.KindReject:
+			// Asking again at once would be refused again, and again: the next tick does, or the peer's next block or unchoke.
 			if t.picker != nil && t.picker.Release(p.key, e.Block) {
 				p.pipe.Dropped(now, 1)
-				refill = true
 			}
 		case wire.KindAllowedFast:
 			const most = 64 // nobody means more: BEP 6 has 10

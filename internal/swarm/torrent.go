@@ -36,6 +36,7 @@ var ErrClosed = errors.New("torrent closed")
 type Apps interface {
 	App(id uint8, payload []byte)
 	AppsDone()
+	Interrupt()
 	SetTypes(types map[string]uint8)
 	End(drained func())
 }
