@@ -163,9 +163,9 @@ func (t table) verdicts(samples []Sample) (text []string, met bool) {
 		case !judged:
 			bar += ": not measured"
 		case ok:
-			bar += fmt.Sprintf(": %.3g, met", value)
+			bar += fmt.Sprintf(": %.3f, met", value)
 		default:
-			bar += fmt.Sprintf(": %.3g, NOT met", value)
+			bar += fmt.Sprintf(": %.3f, NOT met", value)
 		}
 		text = append(text, bar)
 		met = met && ok

@@ -52,12 +52,12 @@ func TestVerdicts(t *testing.T) {
 		met     bool
 		want    string
 	}{
-		{"ratio met", ratio, both(8, 10), true, "at least 0.8 × libtorrent: 0.8, met"},
-		{"ratio missed", ratio, both(7, 10), false, "0.7, NOT met"},
-		{"ratio at most met", most, both(13, 10), true, "at most 1.3 × libtorrent: 1.3, met"},
-		{"ratio at most missed", most, both(14, 10), false, "1.4, NOT met"},
-		{"absolute met", absolute, samplesOf(implParley, 7.5), true, "at most 8: 7.5, met"},
-		{"absolute missed", absolute, samplesOf(implParley, 8.5), false, "8.5, NOT met"},
+		{"ratio met", ratio, both(8, 10), true, "at least 0.8 × libtorrent: 0.800, met"},
+		{"ratio missed", ratio, both(7, 10), false, "0.700, NOT met"},
+		{"ratio at most met", most, both(13, 10), true, "at most 1.3 × libtorrent: 1.300, met"},
+		{"ratio at most missed", most, both(14, 10), false, "1.400, NOT met"},
+		{"absolute met", absolute, samplesOf(implParley, 7.5), true, "at most 8: 7.500, met"},
+		{"absolute missed", absolute, samplesOf(implParley, 8.5), false, "8.500, NOT met"},
 		{"only ours", ratio, samplesOf(implParley, 7), false, "not measured"},
 		{"only theirs", absolute, samplesOf(implLibtorrent, 7), false, "not measured"},
 		{"only theirs, ratio", most, samplesOf(implLibtorrent, 7), false, "not measured"},
