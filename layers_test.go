@@ -64,6 +64,8 @@ var layerOf = map[string]int{
 	"cmd/...":       7,
 	"internal/demo": 7,
 
+	"internal/leaktest": layerTest,
+	"internal/rawpeer":  layerTest,
 	"internal/simnet":   layerTest,
 	"internal/wiretest": layerTest,
 }
