@@ -45,6 +45,8 @@ type Message struct {
 	Type    *Type
 	Payload []byte
 	Public  any // the layer above keeps its own form of the message here, from message to message of one worker
+
+	taken chan struct{} // of a type without a handler: the iterating side is done with the message
 }
 
 // Handler reacts to one message.
@@ -92,7 +94,6 @@ type Type struct {
 	offered   bool // in exchanges; a type whose versions do not hold 0 is not
 	withdrawn chan struct{}
 	feed      chan *Message // without a handler: to whoever iterates
-	taken     chan struct{} // the iterating side is done with what it was fed
 
 	MessagesIn atomic.Int64 // handled
 	Errors     atomic.Int64 // of those, how many handlers failed
@@ -132,7 +133,7 @@ func (h *Hub) Register(s Spec) (*Type, error) {
 	}
 	t := &Type{hub: h, name: s.Name, id: id, maxBytes: s.MaxBytes, handler: s.Handler, offered: s.Offered, withdrawn: make(chan struct{})}
 	if t.handler == nil {
-		t.feed, t.taken = make(chan *Message), make(chan struct{})
+		t.feed = make(chan *Message)
 	}
 	if s.Adopt != nil {
 		s.Adopt(t)

@@ -3,6 +3,7 @@ package messaging
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,6 +94,7 @@ func (p *Peer) queueOf(t *Type) *queue {
 			return q
 		}
 	}
+	p.queues = slices.DeleteFunc(p.queues, func(q *queue) bool { return !q.running && q.pending == nil && q.gone() })
 	q := &queue{t: t}
 	p.queues = append(p.queues, q)
 	return q
@@ -183,6 +185,9 @@ func (p *Peer) takeDrained() func() {
 func (p *Peer) work(q *queue) {
 	defer p.hub.group.Done()
 	m := &Message{Peer: p, Type: q.t}
+	if q.t.feed != nil {
+		m.taken = make(chan struct{})
+	}
 	ctx := newHandlerContext(p)
 	var batch *[]byte
 	for {
@@ -192,7 +197,6 @@ func (p *Peer) work(q *queue) {
 		}
 		if q.pending == nil {
 			q.running = false
-			p.forget(q)
 			f := p.takeDrained()
 			p.mu.Unlock()
 			if f != nil {
@@ -212,18 +216,13 @@ func (p *Peer) work(q *queue) {
 	}
 }
 
-// forget removes the queue of a type that has been withdrawn; p.mu is held.
-func (p *Peer) forget(q *queue) {
+// gone reports whether the queue's type has been withdrawn: nothing more comes for it.
+func (q *queue) gone() bool {
 	select {
 	case <-q.t.withdrawn:
+		return true
 	default:
-		return
-	}
-	for i, x := range p.queues {
-		if x == q {
-			p.queues = append(p.queues[:i], p.queues[i+1:]...)
-			return
-		}
+		return false
 	}
 }
 
@@ -245,7 +244,7 @@ func (p *Peer) handle(ctx *handlerContext, t *Type, m *Message) *handlerContext 
 	if t.handler == nil {
 		select {
 		case t.feed <- m:
-			<-t.taken
+			<-m.taken
 			t.MessagesIn.Add(1)
 		case <-t.withdrawn:
 		}
@@ -267,9 +266,9 @@ func (p *Peer) handle(ctx *handlerContext, t *Type, m *Message) *handlerContext 
 }
 
 // Done says that the caller of Take no longer uses the message.
-func (m *Message) Done() { m.Type.taken <- struct{}{} }
+func (m *Message) Done() { m.taken <- struct{}{} }
 
-// handlerContext is the context of handlers. It costs nothing until somebody asks for its Done channel; from then on it ends after the handler timeout,
+// handlerContext is the context of handlers. It costs nothing until somebody asks whether or when it ends; from then on it ends after the handler timeout,
 // with the session, or when the handler returns.
 type handlerContext struct {
 	p      *Peer
@@ -348,6 +347,7 @@ func (c *handlerContext) Done() <-chan struct{} {
 // Err implements [context.Context].
 func (c *handlerContext) Err() error {
 	c.mu.Lock()
+	c.arm() // whoever asks for nothing else, again and again, must see the end too
 	err := c.err
 	c.mu.Unlock()
 	if err == nil {
