@@ -69,14 +69,15 @@ func (m *Machine) frame(b []byte) (wire.Message, error) {
 	case *wire.Bitfield:
 		return t, m.handleBitfield(t)
 	case *wire.HaveAll:
-		if err := m.firstBitfield(t.Kind()); err != nil {
+		if err := m.repeatedBitfield(); err != nil {
 			return nil, err
 		}
 		m.has, m.hasAll, m.earlyHave = nil, true, nil
 	case *wire.HaveNone:
-		if err := m.firstBitfield(t.Kind()); err != nil {
-			return nil, err
+		if m.bitfieldGot {
+			return nil, m.quiet() // nothing is taken back
 		}
+		m.bitfieldGot = true
 	case *wire.Request:
 		return nil, m.handleRequest(t.Block)
 	case *wire.Cancel:
@@ -129,22 +130,28 @@ func (m *Machine) handleHave(h *wire.Have) (wire.Message, error) {
 	return h, nil
 }
 
-// firstBitfield sees to it that a session has at most one of Bitfield, HaveAll, HaveNone (BEP 3, BEP 6). Deployed clients do send it after other messages, the extended
-// handshake among them, so being the very first is not asked for.
-func (m *Machine) firstBitfield(k wire.Kind) error {
+// repeatedBitfield counts a Bitfield or HaveAll that is not the session's first. BEP 3 and BEP 6 have one, before anything else; deployed clients send it after other
+// messages, the extended handshake among them, and aria2 1.36 sends another when its download goes on. What the peer has only grows by it.
+func (m *Machine) repeatedBitfield() error {
 	if m.bitfieldGot {
-		return m.protocolError(ErrBadState, k, "the second of bitfield, have all and have none")
+		return m.quiet()
 	}
 	m.bitfieldGot = true
 	return nil
 }
 
 func (m *Machine) handleBitfield(b *wire.Bitfield) error {
-	if err := m.firstBitfield(b.Kind()); err != nil {
+	if err := m.repeatedBitfield(); err != nil {
 		return err
 	}
 	if !m.geom.Known() {
-		m.earlyBits = append([]byte{}, b.Bits...)
+		if m.earlyBits == nil || len(m.earlyBits) != len(b.Bits) { // one of two lengths is wrong: SetGeometry finds out about the last
+			m.earlyBits = append([]byte{}, b.Bits...)
+			return nil
+		}
+		for i, x := range b.Bits {
+			m.earlyBits[i] |= x
+		}
 		return nil
 	}
 	return m.setHas(b.Bits)

@@ -388,24 +388,35 @@ func (t *Torrent) learnGeometry(p *Peer) {
 	t.peerHas(p, has, all)
 }
 
-// peerHas replaces what is known of a peer's pieces.
+// peerHas takes in what a peer says it has, all at once. What was known before stays: a peer's pieces only grow.
 func (t *Torrent) peerHas(p *Peer, has *bitfield.Set, all bool) {
 	p.seed = all
 	if t.picker == nil {
 		return
 	}
-	if p.has != nil {
-		t.picker.RemovePeer(p.key, p.has)
-	}
-	if has == nil && !all {
+	if all {
+		has = bitfield.NewFull(t.geom.NumPieces())
+	} else if has == nil {
 		has = bitfield.New(t.geom.NumPieces())
 	}
-	p.has = has
-	if all {
-		// The picker's word for everything is nil; keep a set all the same, so that the same call serves later.
-		p.has = bitfield.NewFull(t.geom.NumPieces())
+	switch {
+	case p.has == nil:
+		p.has = has
+		t.picker.AddPeer(p.key, p.has)
+	case t.picker.Outstanding(p.key) == 0: // the quick way: removing a peer would give up what it owes
+		for i := range p.has.All() {
+			has.Add(i)
+		}
+		t.picker.RemovePeer(p.key, p.has)
+		p.has = has
+		t.picker.AddPeer(p.key, p.has)
+	default:
+		for i := range has.All() {
+			if p.has.Add(i) {
+				t.picker.PeerHas(p.key, bt.PieceIndex(i))
+			}
+		}
 	}
-	t.picker.AddPeer(p.key, p.has)
 	t.updateInterest(p)
 }
 
