@@ -172,8 +172,11 @@ func (m *Machine) SendMetadata(md ltep.Metadata) error {
 
 // HasOutput reports whether there is anything to write: control, messages, or uploads the peer waits for.
 func (m *Machine) HasOutput() bool {
-	return len(m.out) > 0 || len(m.app) > m.appHead || m.phase == PhaseOpen && (m.requests.len() > 0 || m.metaWants.len() > 0)
+	return len(m.out) > 0 || len(m.app) > m.appHead || m.phase == PhaseOpen && m.HasUploads()
 }
+
+// HasUploads reports whether the peer waits for something it asked for: see [Machine.NextUpload].
+func (m *Machine) HasUploads() bool { return m.requests.len() > 0 || m.metaWants.len() > 0 }
 
 // AppendOutput appends what is to be written next to dst and forgets it: all control frames, then whole application messages as far as they fit
 // into appLimit bytes; a first one that does not fit goes all the same, if appLimit is above 0.

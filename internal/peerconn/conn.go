@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,9 +97,13 @@ type Conn struct {
 	fresh    bool // the read loop is to be replaced by a fresh one
 	netErr   error
 	waiters  []*waiter
-	flushers []chan struct{}
+	promised int // bytes of messages that waiters have been let go for and have not queued yet
+	flushers []flusher
+	appIn    int64     // bytes of messages that were ever queued
+	appOut   int64     // of those, how many were written
 	timerAt  time.Time // when Timers will call; zero if it will not
 	timerPos int       // in the heap of Timers, guarded by Timers.mu
+	unsent   []byte    // what answer could not write; the writer does it first
 	// writeSince is when the write under way began; zero if none is.
 	writeSince time.Time
 }
@@ -107,6 +112,15 @@ type Conn struct {
 type waiter struct {
 	need  int
 	ready chan struct{}
+}
+
+// cost is what a promise to a waiter counts: never 0, so that empty messages keep to their turn too.
+func (w *waiter) cost() int { return w.need + 1 }
+
+// flusher waits until the first at bytes of messages have been written.
+type flusher struct {
+	at   int64
+	done chan struct{}
 }
 
 // Start runs a connection until it ends. o is shared and must not change; s is the session of an outgoing connection, nil for an incoming one, which gets
@@ -316,6 +330,7 @@ func (c *Conn) SendApp(ctx context.Context, id uint8, payload []byte) error {
 		select {
 		case <-w.ready:
 			// Room came at the same moment. The message is not sent, so whoever is next may have it.
+			c.promised -= w.cost()
 		default:
 			for i, x := range c.waiters {
 				if x == w {
@@ -329,6 +344,7 @@ func (c *Conn) SendApp(ctx context.Context, id uint8, payload []byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.promised -= w.cost()
 	err := c.sendApp(id, payload)
 	c.wake(false)
 	return err
@@ -345,12 +361,14 @@ func (c *Conn) TrySendApp(id uint8, payload []byte) (bool, error) {
 }
 
 func (c *Conn) sendApp(id uint8, payload []byte) error {
+	before := c.m.AppQueued()
 	if err := c.m.SendExtended(id, payload); err != nil {
 		if c.m.Phase() == peer.PhaseClosed {
 			return c.closedErr()
 		}
 		return err
 	}
+	c.appIn += int64(c.m.AppQueued() - before)
 	c.kick()
 	return nil
 }
@@ -365,41 +383,46 @@ func (c *Conn) closedErr() error {
 
 // room reports whether n more bytes of messages may be queued. The lock is held.
 func (c *Conn) room(n int) bool {
-	q := c.m.AppQueued()
+	q := c.m.AppQueued() + c.promised
 	return q == 0 || q+n <= c.o.SendQueueBytes || c.m.Phase() == peer.PhaseClosed
 }
 
 // wake lets waiting sends go on as far as there is room, in order; all of them if the connection has ended. The lock is held.
 func (c *Conn) wake(all bool) {
 	n := 0
-	for taken := c.m.AppQueued(); n < len(c.waiters); n++ {
+	for ; n < len(c.waiters); n++ {
 		w := c.waiters[n]
-		if !all && c.m.Phase() != peer.PhaseClosed && taken > 0 && taken+w.need > c.o.SendQueueBytes {
+		if !all && !c.room(w.need) {
 			break
 		}
-		taken += w.need + 1 // room promised to this one is not promised to the next
+		c.promised += w.cost() // room promised to this one is not promised to the next
 		close(w.ready)
 	}
 	if n > 0 {
 		c.waiters = append(c.waiters[:0], c.waiters[n:]...)
 	}
-	if all || !c.writing && !c.m.HasOutput() {
-		for _, f := range c.flushers {
-			close(f)
+	c.flushers = slices.DeleteFunc(c.flushers, func(f flusher) bool {
+		if !all && f.at > c.appOut {
+			return false
 		}
+		close(f.done)
+		return true
+	})
+	if len(c.flushers) == 0 {
 		c.flushers = nil
 	}
 }
 
-// Flush waits until everything queued before has been written to the socket and, where the system can tell, acknowledged by the peer's system.
+// Flush waits until the messages queued before have been written to the socket; what is queued afterwards, and what the peer downloads meanwhile, is not
+// waited for. The errors are ctx's, and [net.ErrClosed] wrapped once the connection has ended.
 func (c *Conn) Flush(ctx context.Context) error {
 	c.mu.Lock()
-	if c.writing || c.m.AppQueued() > 0 {
-		f := make(chan struct{})
+	if c.appOut < c.appIn && c.netErr == nil {
+		f := flusher{c.appIn, make(chan struct{})}
 		c.flushers = append(c.flushers, f)
 		c.mu.Unlock()
 		select {
-		case <-f:
+		case <-f.done:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -423,11 +446,15 @@ func (c *Conn) writeLoop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		out := c.gather(large.Bytes()[:0])
+		out := c.unsent
+		if c.unsent = nil; len(out) == 0 {
+			out = c.gather(large.Bytes()[:0])
+		}
 		if len(out) == 0 {
 			break
 		}
 		c.wake(false)
+		gone := c.appIn - int64(c.m.AppQueued())
 		c.writeSince = c.o.Now()
 		c.schedule()
 		c.mu.Unlock()
@@ -440,6 +467,7 @@ func (c *Conn) writeLoop() {
 			c.fail(err)
 			return
 		}
+		c.appOut = gone
 	}
 	c.writing = false
 	c.schedule()
@@ -586,6 +614,7 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 	}
 	c.corked = false
 	c.busy = batch != nil || apps
+	c.answer(buf.Bytes()[:0])
 	c.after()
 	c.mu.Unlock()
 	buf.Release() // before anything blocks
@@ -601,6 +630,33 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 	c.mu.Lock()
 	c.busy = false
 	c.mu.Unlock()
+}
+
+// answer writes what the machine has to say to what was just read, from the read loop itself if the socket takes it: a writer of its own would cost more than
+// so few bytes. Blocks are left to the writer, since reading them may block. buf is borrowed. The lock is held, and released while writing.
+func (c *Conn) answer(buf []byte) {
+	if c.writing || c.netErr != nil || c.m.Phase() != peer.PhaseOpen || !c.reader.parks() || c.m.HasUploads() || !c.m.HasOutput() {
+		return
+	}
+	c.writing = true
+	out := c.m.AppendOutput(c.o.Now(), buf, cap(buf))
+	c.wake(false)
+	c.mu.Unlock()
+	n, err := c.reader.writeNow(out)
+	c.mu.Lock()
+	switch {
+	case err != nil:
+		c.writing = false
+		c.m.Close(fmt.Errorf("write: %w", err))
+		c.fail(err)
+	case n < len(out) || c.graceful:
+		c.unsent = append([]byte(nil), out[n:]...)
+		c.o.Group.Add(1)
+		go c.write()
+	default:
+		c.writing = false
+		c.wake(false)
+	}
 }
 
 // finish reports the end of the connection.

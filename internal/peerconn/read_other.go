@@ -11,3 +11,6 @@ func (r *reader) init(nc net.Conn) { r.nc = nc }
 
 // parks reports whether a reader that waits holds nothing but its stack; here it holds a buffer.
 func (r *reader) parks() bool { return false }
+
+// writeNow is never called where readers do not park.
+func (r *reader) writeNow([]byte) (int, error) { return 0, nil }

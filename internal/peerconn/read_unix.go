@@ -19,13 +19,18 @@ type reader struct {
 	buf    *blockbuf.Large
 	n      int
 	err    error
+
+	put     func(fd uintptr) bool // r.tryWrite, made once
+	out     []byte
+	written int
+	outErr  error
 }
 
 func (r *reader) init(nc net.Conn) {
 	r.stream.nc = nc
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			r.raw, r.try = raw, r.tryRead
+			r.raw, r.try, r.put = raw, r.tryRead, r.tryWrite
 		}
 	}
 }
@@ -70,3 +75,31 @@ func (r *reader) tryRead(fd uintptr) bool {
 
 // parks reports whether a reader that waits holds nothing but its stack, so that replacing its goroutine pays.
 func (r *reader) parks() bool { return r.raw != nil }
+
+// writeNow writes as much of b as the socket takes at once. Nothing else may write meanwhile.
+func (r *reader) writeNow(b []byte) (int, error) {
+	r.out, r.written, r.outErr = b, 0, nil
+	err := r.raw.Write(r.put)
+	r.out = nil
+	if err == nil {
+		err = r.outErr
+	}
+	return r.written, err
+}
+
+// tryWrite writes once without blocking.
+func (r *reader) tryWrite(fd uintptr) bool {
+	for {
+		n, err := syscall.Write(int(fd), r.out)
+		switch err {
+		case nil:
+			r.written = n
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+		default:
+			r.outErr = os.NewSyscallError("write", err)
+		}
+		return true
+	}
+}
