@@ -97,7 +97,6 @@ type Conn struct {
 	fresh    bool // the read loop is to be replaced by a fresh one
 	netErr   error
 	waiters  []*waiter
-	promised int // bytes of messages that waiters have been let go for and have not queued yet
 	flushers []flusher
 	appIn    int64     // bytes of messages that were ever queued
 	appOut   int64     // of those, how many were written
@@ -108,14 +107,13 @@ type Conn struct {
 	writeSince time.Time
 }
 
-// waiter is a send that waits for room, in order.
+// waiter is a send that waits for room, in order. Whoever makes room queues the message for it.
 type waiter struct {
-	need  int
-	ready chan struct{}
+	id      uint8
+	payload []byte // the waiting caller's
+	ready   chan struct{}
+	err     error // once ready is closed
 }
-
-// cost is what a promise to a waiter counts: never 0, so that empty messages keep to their turn too.
-func (w *waiter) cost() int { return w.need + 1 }
 
 // flusher waits until the first at bytes of messages have been written.
 type flusher struct {
@@ -319,35 +317,23 @@ func (c *Conn) SendApp(ctx context.Context, id uint8, payload []byte) error {
 		c.mu.Unlock()
 		return err
 	}
-	w := &waiter{need: len(payload), ready: make(chan struct{})}
+	w := &waiter{id: id, payload: payload, ready: make(chan struct{})}
 	c.waiters = append(c.waiters, w)
 	c.mu.Unlock()
 	select {
 	case <-w.ready:
+		return w.err
 	case <-ctx.Done():
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		select {
-		case <-w.ready:
-			// Room came at the same moment. The message is not sent, so whoever is next may have it.
-			c.promised -= w.cost()
-		default:
-			for i, x := range c.waiters {
-				if x == w {
-					c.waiters = append(c.waiters[:i], c.waiters[i+1:]...)
-					break
-				}
-			}
-		}
-		c.wake(false)
-		return context.Cause(ctx)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.promised -= w.cost()
-	err := c.sendApp(id, payload)
-	c.wake(false)
-	return err
+	i := slices.Index(c.waiters, w)
+	if i < 0 {
+		return w.err // its turn came at the same moment
+	}
+	c.waiters = slices.Delete(c.waiters, i, i+1)
+	c.wake(false) // the next may need less room
+	return context.Cause(ctx)
 }
 
 // TrySendApp is SendApp that does not wait: it reports false if there is no room now.
@@ -383,24 +369,22 @@ func (c *Conn) closedErr() error {
 
 // room reports whether n more bytes of messages may be queued. The lock is held.
 func (c *Conn) room(n int) bool {
-	q := c.m.AppQueued() + c.promised
+	q := c.m.AppQueued()
 	return q == 0 || q+n <= c.o.SendQueueBytes || c.m.Phase() == peer.PhaseClosed
 }
 
 // wake lets waiting sends go on as far as there is room, in order; all of them if the connection has ended. The lock is held.
 func (c *Conn) wake(all bool) {
 	n := 0
-	for ; n < len(c.waiters); n++ {
-		w := c.waiters[n]
-		if !all && !c.room(w.need) {
+	for _, w := range c.waiters {
+		if !all && !c.room(len(w.payload)) {
 			break
 		}
-		c.promised += w.cost() // room promised to this one is not promised to the next
+		w.err = c.sendApp(w.id, w.payload)
 		close(w.ready)
+		n++
 	}
-	if n > 0 {
-		c.waiters = append(c.waiters[:0], c.waiters[n:]...)
-	}
+	c.waiters = slices.Delete(c.waiters, 0, n)
 	c.flushers = slices.DeleteFunc(c.flushers, func(f flusher) bool {
 		if !all && f.at > c.appOut {
 			return false
