@@ -625,6 +625,7 @@ func (c *Conn) answer(buf []byte) {
 	c.writing = true
 	out := c.m.AppendOutput(c.o.Now(), buf, cap(buf))
 	c.wake(false)
+	gone := c.appIn - int64(c.m.AppQueued())
 	c.mu.Unlock()
 	n, err := c.reader.writeNow(out)
 	c.mu.Lock()
@@ -638,7 +639,7 @@ func (c *Conn) answer(buf []byte) {
 		c.o.Group.Add(1)
 		go c.write()
 	default:
-		c.writing = false
+		c.writing, c.appOut = false, gone
 		c.wake(false)
 	}
 }

@@ -316,3 +316,22 @@ func TestFlushDoesNotWaitForUploads(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// What is sent while the read loop handles something goes out with its answer, and Flush knows.
+func TestFlushOfWhatTheReadLoopWrote(t *testing.T) {
+	a, b := overTCP(t)
+	s := &side{onOpen: func(c *Conn) {
+		if err := c.SendApp(t.Context(), appID, number(0, 100)); err != nil {
+			t.Error(err)
+		}
+	}}
+	s.start(t, a)
+	raw := rawpeer.New(t, b)
+	if _, err := raw.Greet(infoHash, theirID, rawpeer.LTEP); err != nil {
+		t.Fatal(err)
+	}
+	<-s.opened
+	if err := s.conn.Flush(within(t, 10*time.Second)); err != nil {
+		t.Error(err)
+	}
+}
