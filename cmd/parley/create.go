@@ -15,6 +15,7 @@ import (
 
 	"github.com/parley-bt/parley"
 	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/storage"
 )
 
@@ -68,8 +69,10 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 			return err
 		}
 	}
-	if _, err := os.Stat(path); err != nil {
+	if fi, err := os.Stat(path); err != nil {
 		return inputError(err)
+	} else if !fi.IsDir() && !fi.Mode().IsRegular() {
+		return errNotRegular(path)
 	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -95,8 +98,11 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 	f.opts.OnProgress = onProgress
 	c, err := parley.Create(ctx, path, f.opts)
 	m.end()
+	if me, ok := errors.AsType[*metainfo.Error](err); ok && me.Field == "info.name" && f.opts.Name != "" {
+		return failf(exitUsage, "choose another --name", "--name: %s", me.Reason)
+	}
 	if err != nil {
-		return createError(err)
+		return interrupted(ctx, createError(err), "nothing was written")
 	}
 	if err := out.commit(c.Append(nil)); err != nil {
 		return err
@@ -107,9 +113,7 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 		head: now("created"), InfoHash: c.InfoHash.String(), Name: info.Name, Magnet: magnet, Path: f.out, TotalBytes: info.Geometry.TotalBytes,
 		PieceBytes: info.PieceLength, Pieces: info.NumPieces(), Files: len(info.Files), Skipped: c.Skipped,
 	})
-	for _, s := range c.Skipped {
-		a.ui.note("left out, not a regular file: %s", safe.Escape(s))
-	}
+	a.noteSkipped(c.Skipped)
 	a.ui.say("created:   %s", safe.Escape(f.out))
 	a.ui.say("content:   %s, %s in %s of %s", plural(len(info.Files), "file"), exactSize(info.Geometry.TotalBytes), plural(info.NumPieces(), "piece"), sizeText(info.PieceLength))
 	a.ui.say("info-hash: %s", c.InfoHash)
@@ -120,7 +124,13 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 // createError is the error of hashing a path that the user named.
 func createError(err error) error {
 	if errors.Is(err, storage.ErrNothingToShare) {
-		return failf(exitInput, "name a folder with files in it", "%w", err)
+		return failf(exitInput, "name a folder with files in it", "%s", describe(err))
+	}
+	if me, ok := errors.AsType[*metainfo.Error](err); ok {
+		if strings.HasPrefix(me.Field, "info.files") || strings.HasPrefix(me.Field, "info.name") {
+			return failf(exitInput, "the names in a torrent are UTF-8, and bounded in length and depth", "a name cannot be part of a torrent: %s", me.Reason)
+		}
+		return failf(exitUsage, "", "%w", err) // what the flags said
 	}
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return inputError(err)

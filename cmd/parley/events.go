@@ -125,11 +125,12 @@ func messageJSON(event string, m *parley.Message) messageEvent {
 const eventHelp = `With --json, and always for listen, standard output carries one JSON object per line. Each has "event" and "time" (UTC).
 Every character that a terminal would not show (control, bidirectional and zero-width ones) is written as \uXXXX.
 
-  listening          the torrent is served: "info_hash", "name", "magnet", "addrs" (where peers can dial), "types"
+  listening          the torrent is served: "info_hash", "name", "magnet", "addrs" (where peers can dial), "types", and "skipped" (paths
+                     of a folder that are no regular files)
   peer_connected     "peer" (address), "peer_id", "client", "dialect", "hello", "initiator", "seed", "types"
   peer_types         the same fields: the message types that the peer receives are known or have changed
   peer_disconnected  the same fields, and "error" unless the peer left in good order
-  dial_failed        "addr", "error"; it will be tried again
+  dial_failed        "addr", "error": it will be tried again, and this is told again when the reason changes
   message            "type", "peer", "bytes", and "payload" if it is UTF-8 text, else "payload_base64"
   echo_failed        "type", "peer", "error": a message that listen --echo could not return
   sent               send: "type", "peer", "bytes": a peer has taken the message
@@ -140,10 +141,12 @@ Every character that a terminal would not show (control, bidirectional and zero-
                      "state", "total_bytes", "have_bytes", "pieces", "have_pieces", "peers", "seeds", "downloaded", "uploaded", "wasted",
                      "down_rate", "up_rate" (bytes a second), "corrupt_pieces"
   missed             "missed": how many events were lost because they were read too slowly; messages never are
+  stopped            seed and listen, ended by Ctrl-C or a termination signal: "info_hash", "seconds", "sessions" (how often a peer
+                     connected), "downloaded", "uploaded", "messages" (received)
   done               get: the fields of complete, and "info_hash", "name", "path", "seconds"
   created            create: "info_hash", "name", "magnet", "path", "total_bytes", "piece_bytes", "pieces", "files", "skipped"
   torrent, magnet    show: what the torrent or link says
   version            "version", "revision", "go", "platform"
   torrent_error      "error": why a torrent has stopped
   closed             the torrent has been closed
-  error              "error", "hint", "exit_code": why the program ends`
+  error              "error", "hint", "exit_code": why the program ends with an exit code other than 0`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -32,15 +33,15 @@ var exitCodes = []struct {
 	code    int
 	meaning string
 }{
-	{exitOK, "done"},
+	{exitOK, "done; for seed and listen, and get --seed once it is complete: ended by Ctrl-C or a termination signal"},
 	{exitFailure, "failed for a reason without a code of its own; the error says which"},
 	{exitUsage, "wrong usage: an unknown command or flag, a bad value, a missing --peer"},
-	{exitInput, "a path or torrent that was named does not exist or cannot be read"},
+	{exitInput, "a path or torrent that was named does not exist or cannot be read, or has changed while it was served"},
 	{exitTorrent, "not a valid .torrent or magnet link, or content that does not match its torrent"},
 	{exitListen, "cannot listen on the address given, for instance because the port is busy"},
 	{exitStorage, "cannot write: disk full, read-only, no permission, or a file of the user's is in the way"},
 	{exitTimeout, "the time of --timeout has passed: no peer took the message, or the download is incomplete"},
-	{exitInterrupted, "ended by Ctrl-C or a termination signal, which is how seed and listen end"},
+	{exitInterrupted, "ended by Ctrl-C or a termination signal before it was done"},
 }
 
 // exitCodeText returns the table as indented lines.
@@ -67,6 +68,56 @@ func failf(code int, hint, format string, args ...any) error {
 	return &cmdError{code: code, err: fmt.Errorf(format, args...), hint: hint}
 }
 
+// typeNameRule says what --type may be, see [parley.MessageType].
+const typeNameRule = "want 1 to 64 bytes of printable text, and none of BitTorrent's own names (ut_…, lt_…, BT_…, AZ_…, upload_only, emp_mux)"
+
+// checkTypeName refuses a --type before anything is hashed or anybody dialled.
+func checkTypeName(name string) error {
+	if parley.CheckTypeName(name) != nil {
+		return failf(exitUsage, "choose a name of your own, such as example_chat", "--type %q: %s", name, typeNameRule)
+	}
+	return nil
+}
+
+// interrupted is the error of a command that ctx ended before it was done; text says what there is of its work. Other errors
+// it returns as they are.
+func interrupted(ctx context.Context, err error, text string) error {
+	if err == nil || !errors.Is(context.Cause(ctx), context.Canceled) {
+		return err // a cause of its own says more
+	}
+	return failf(exitInterrupted, "", "interrupted; %s", text)
+}
+
+// contentError is the error that ended the serving of content: one of reading says that the content is no longer what it was.
+func contentError(err error) error {
+	pe, ok := errors.AsType[*fs.PathError](err)
+	if !ok || isDiskFull(err) || isReadOnly(err) || pe.Op != "read" && pe.Op != "open" {
+		return err
+	}
+	why := pe.Err
+	if errors.Is(why, io.ErrUnexpectedEOF) {
+		why = errors.New("it has become shorter")
+	}
+	return failf(exitInput, "it has changed or gone since it was verified; put it back, or start again to share what is there now", "%s: cannot be read any more: %w", pe.Path, why)
+}
+
+// describe returns an error as people read it: what and where, without the names of packages.
+func describe(err error) string {
+	if _, ok := errors.AsType[*cmdError](err); !ok {
+		if ce, ok := errors.AsType[*storage.ConflictError](err); ok {
+			return ce.Path + " " + ce.Reason
+		}
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			return pe.Error()
+		}
+	}
+	s := err.Error()
+	for _, pkg := range []string{"storage: ", "parley: "} {
+		s = strings.TrimPrefix(s, pkg)
+	}
+	return s
+}
+
 // classify is the one place that finds the exit code of an error, and a hint what to do next.
 func classify(err error) (code int, hint string) {
 	if ce, ok := errors.AsType[*cmdError](err); ok {
@@ -81,7 +132,10 @@ func classify(err error) (code int, hint string) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return exitTimeout, ""
 	case errors.Is(err, storage.ErrConflict):
-		return exitStorage, "" // its text names the way out
+		if ce, ok := errors.AsType[*storage.ConflictError](err); ok && strings.HasSuffix(ce.Path, ".part") {
+			return exitStorage, "if another program downloads into this folder let it finish, else move the file away, or choose another folder with -o"
+		}
+		return exitStorage, "it was not touched; move it away, or choose another folder with -o"
 	case isDiskFull(err):
 		return exitStorage, "make room and run the same command again; what was verified is kept"
 	case isReadOnly(err), errors.Is(err, fs.ErrPermission):
@@ -89,7 +143,7 @@ func classify(err error) (code int, hint string) {
 	case errors.Is(err, metainfo.ErrV2Only):
 		return exitTorrent, "ask for a v1 or hybrid torrent of the same content"
 	case errors.Is(err, parley.ErrBadTypeName):
-		return exitUsage, "a --type is 1 to 64 bytes of printable text and must not be one of BitTorrent's own names (ut_…, lt_…)"
+		return exitUsage, typeNameRule
 	case errors.Is(err, parley.ErrMessageTooLarge):
 		return exitUsage, "send a shorter message"
 	case errors.Is(err, parley.ErrTypeExists):

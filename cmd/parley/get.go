@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -64,6 +65,9 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if s.kind == sourceContent {
 		return failf(exitUsage, "parley seed shares a folder; get wants a .torrent, a magnet link or an info-hash", "%s: is a folder", arg)
 	}
+	if fi, err := os.Stat(f.dir); err == nil && !fi.IsDir() {
+		return failf(exitStorage, "-o wants a folder, existing or new", "%s: is no folder", f.dir)
+	}
 	peers, err := a.net.resolve(ctx)
 	if err != nil {
 		return err
@@ -105,7 +109,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 		return err
 	}
 	if f.seed {
-		a.announce(c, t, nil)
+		a.announce(c, t, nil, nil)
 		return a.keepSeeding(ctx, t)
 	}
 	return nil
@@ -156,18 +160,18 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 	if s.Pieces == 0 {
 		have = "no metadata"
 	}
-	const again = "what was verified is kept: the same command goes on from there"
-	switch {
-	case timedOut:
-		return failf(exitTimeout, again, "not complete after %s: %s, %s connected", f.timeout, have, plural(s.Peers, "peer"))
-	case parent.Err() != nil:
-		hint := again
-		if s.HavePieces == 0 {
-			hint = ""
-		}
-		return failf(exitInterrupted, hint, "interrupted: %s", have)
+	kept := "nothing was received yet"
+	if s.HavePieces > 0 {
+		kept = fmt.Sprintf("%s; what was received stays in %s and is continued by the same command", have, f.dir)
 	}
-	return err
+	if !timedOut {
+		return interrupted(parent, err, kept)
+	}
+	hint := "what was received stays in " + f.dir + " and is continued by the same command"
+	if s.Peers == 0 {
+		hint = "check --peer: the other side must run, have this torrent, and be reachable; what was received is kept"
+	}
+	return failf(exitTimeout, hint, "not complete after %s: %s, %s connected", f.timeout, have, plural(s.Peers, "peer"))
 }
 
 // fromWhom names those that may have the metadata.

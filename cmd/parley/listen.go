@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -56,6 +58,9 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 		return err
 	}
 	for i, name := range f.types {
+		if err := checkTypeName(name); err != nil {
+			return err
+		}
 		if slices.Contains(f.types[:i], name) {
 			return failf(exitUsage, "name each --type once", "--type %q: given twice", name)
 		}
@@ -78,59 +83,66 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 		s.magnet, linked = quietly(s.magnet)
 		peers = append(peers, linked...)
 	}
-	t, err := a.join(ctx, c, s, f)
+	t, skipped, err := a.join(ctx, c, s, f)
 	if err != nil {
-		return err
+		return interrupted(ctx, err, "nothing was served yet")
 	}
-	a.announce(c, t, f.types)
+	a.announce(c, t, f.types, skipped)
+	start := time.Now()
+	var received atomic.Int64
 	for _, name := range f.types {
-		_, err := t.Register(parley.MessageType{Name: name, Handler: a.handler(ctx, f.echo)})
+		_, err := t.Register(parley.MessageType{Name: name, Handler: a.handler(ctx, f.echo, &received)})
 		if err != nil {
 			code, hint := classify(err)
 			return failf(code, hint, "--type %q: %w", name, err)
 		}
 	}
 	t.AddPeers(peers...) // now that there are types to tell them of
-	return follow(ctx, t, newSessionLog(a.ui).handle)
+	log := newSessionLog(a.ui)
+	err = follow(ctx, t, log.handle)
+	return a.stopped(ctx, t, err, start, log.sessions, received.Load())
 }
 
-// join adds what s is. Only with --get is anything written.
-func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlags) (*parley.Torrent, error) {
+// join adds what s is, and returns what of a folder is not served, too. Only with --get is anything written.
+func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlags) (t *parley.Torrent, skipped []string, err error) {
 	o := parley.TorrentOptions{Dir: f.dir, NoDownload: !f.get}
 	switch s.kind {
 	case sourceContent:
 		if f.get || f.dir != "" {
-			return nil, failf(exitUsage, "leave --get and -o out: "+s.path+" is shared from where it is", "%s: is no torrent to download", s.path)
+			return nil, nil, failf(exitUsage, "leave --get and -o out: "+s.path+" is shared from where it is", "%s: is no torrent to download", s.path)
 		}
 		return a.share(ctx, c, s, s.path, nil)
 	case sourceMagnet:
-		return c.AddMagnet(s.magnet, o)
+		t, err = c.AddMagnet(s.magnet, o)
+		return t, nil, err
 	case sourceHash:
-		return c.AddInfoHash(s.hash, o)
+		t, err = c.AddInfoHash(s.hash, o)
+		return t, nil, err
 	}
-	if f.get {
-		return c.AddTorrent(s.torrent, o)
-	}
-	content, err := findContent(s.torrent.Info, s.path, f.dir)
-	if err == nil {
-		t, serr := a.share(ctx, c, s, content, nil)
-		if serr == nil || ctx.Err() != nil {
-			return t, serr
+	if !f.get {
+		content, err := findContent(s.torrent.Info, s.path, f.dir)
+		if err == nil {
+			t, _, serr := a.share(ctx, c, s, content, nil)
+			if serr == nil || ctx.Err() != nil {
+				return t, nil, serr
+			}
+			err = serr
 		}
-		err = serr
+		if ce, ok := errors.AsType[*cmdError](err); !ok || ce.code != exitInput && ce.code != exitTorrent {
+			return nil, nil, err
+		}
+		a.ui.note("nothing is served: %s", safe.Escape(err.Error()))
 	}
-	if ce, ok := errors.AsType[*cmdError](err); !ok || ce.code != exitInput && ce.code != exitTorrent {
-		return nil, err
-	}
-	a.ui.note("nothing is served: %s", safe.Escape(err.Error()))
-	return c.AddTorrent(s.torrent, o)
+	t, err = c.AddTorrent(s.torrent, o)
+	return t, nil, err
 }
 
-// handler prints messages, and returns them to their senders if echo is set.
-func (a *app) handler(ctx context.Context, echo bool) parley.Handler {
+// handler prints messages, counts them, and returns them to their senders if echo is set.
+func (a *app) handler(ctx context.Context, echo bool, received *atomic.Int64) parley.Handler {
 	// Sends use the command's context: that of the handler ends after a while, and an echo to a slow reader would be lost with it.
 	return func(_ context.Context, m *parley.Message) error {
 		a.ui.emit(messageJSON("message", m))
+		received.Add(1)
 		if !echo {
 			return nil
 		}

@@ -92,15 +92,21 @@ func start(t *testing.T, args ...string) *running {
 	return r
 }
 
-// interrupt ends the command as Ctrl-C does and checks how it ends.
+// interrupt ends a command that serves as Ctrl-C does, which is how it is meant to end.
 func (r *running) interrupt(t *testing.T) {
+	t.Helper()
+	r.interruptTo(t, exitOK)
+}
+
+// interruptTo ends a command as Ctrl-C does and checks its exit code.
+func (r *running) interruptTo(t *testing.T, want int) {
 	t.Helper()
 	begin := time.Now()
 	r.stop()
 	select {
 	case code := <-r.ended:
-		if code != exitInterrupted {
-			t.Errorf("exit code %d after an interruption, want %d", code, exitInterrupted)
+		if code != want {
+			t.Errorf("exit code %d after an interruption, want %d", code, want)
 		}
 	case <-time.After(patience):
 		t.Fatal("does not end")
@@ -276,6 +282,16 @@ func TestUsage(t *testing.T) {
 		{"empty source", "show ", exitUsage, []string{"empty", "SOURCE is"}},
 		{"type missing", "listen " + file, exitUsage, []string{`"type" not set`, "usage: parley listen"}},
 		{"type twice", "listen " + file + " --type a --type a", exitUsage, []string{"given twice"}},
+		{"listen: a type of BitTorrent's own", "listen " + file + " --type ut_pex", exitUsage, []string{`--type "ut_pex": want 1 to 64 bytes`, "example_chat"}},
+		{"listen: bad among good types", "listen " + file + " --type a --type emp_mux", exitUsage, []string{`--type "emp_mux"`}},
+		{"listen: hostile type", "listen " + file + " --type \x1b[31m", exitUsage, []string{`--type "\x1b[31m"`}},
+		{"listen: no type", "listen " + file + " --type ", exitUsage, []string{`--type ""`}},
+		{"listen: long type", "listen " + file + " --type " + strings.Repeat("x", 65), exitUsage, []string{"1 to 64 bytes"}},
+		{"send: bad type", "send nowhere --type lt_x hi", exitUsage, []string{`--type "lt_x"`, "example_chat"}},
+		{"message like a flag", "send " + someMagnet + " --type a --peer 127.0.0.1:1 -hi", exitUsage, []string{`comes last, after "--"`}},
+		{"message too large", "send " + someMagnet + " --type a --peer 127.0.0.1:1 " + strings.Repeat("x", 65_535), exitUsage, []string{"65535 bytes, the limit is 65534"}},
+		{"get into a file", "get " + someMagnet + " --peer 127.0.0.1:1 -o " + file, exitStorage, []string{"is no folder", "-o wants"}},
+		{"create: bad name", "create " + file + " --name a/b -o " + filepath.Join(dir, "x.torrent"), exitUsage, []string{"choose another --name"}},
 		{"bad log level", "version --log-level loud", exitUsage, []string{`"loud"`, "error, warn, info, debug"}},
 		{"bad duration", "get " + someMagnet + " --timeout soon", exitUsage, []string{`"soon"`, "parley get --help"}},
 		{"negative duration", "get " + someMagnet + " --timeout -1s", exitUsage, []string{"negative"}},
@@ -321,7 +337,13 @@ func TestUsage(t *testing.T) {
 			if strings.ContainsAny(r.out+r.err, "\x1b\x07") {
 				t.Errorf("raw escapes in the output: %q", r.out+r.err)
 			}
-			if tt.code != exitOK && r.out != "" && args[0] != "listen" { // whose output is JSON, errors included
+			if tt.code != exitOK && args[0] == "listen" { // whose output is JSON, errors included
+				for _, l := range jsonLines(t, r.out) {
+					if l["event"] != "error" {
+						t.Errorf("%v was printed, though the usage is wrong", l)
+					}
+				}
+			} else if tt.code != exitOK && r.out != "" {
 				t.Errorf("an error left %q on standard output", r.out)
 			}
 		})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/parley-bt/parley"
 	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
 	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/peer"
 )
 
 // The ports that BitTorrent clients have always used, tried in this order when none is asked for.
@@ -90,7 +92,7 @@ func (f *netFlags) check() error {
 
 // openClient starts the client. Without --listen it takes one of BitTorrent's usual ports if standard is set, else any.
 func (a *app) openClient(standard bool) (*parley.Client, error) {
-	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger}
+	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes}
 	switch {
 	case a.net.listen != "":
 		c, err := parley.NewClient(cfg)
@@ -165,12 +167,18 @@ func linkPeers(m metainfo.Magnet) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, p := range m.Peers {
 		ap, err := netip.ParseAddrPort(p)
-		if ip := ap.Addr().Unmap(); err == nil && ap.Port() != 0 && ip.IsGlobalUnicast() && !ip.IsPrivate() {
+		ip := ap.Addr().Unmap()
+		if err == nil && ap.Port() != 0 && ip.IsGlobalUnicast() && !ip.IsPrivate() && !sharedSpace.Contains(ip) && ip != broadcast {
 			out = append(out, ap)
 		}
 	}
 	return out
 }
+
+var (
+	sharedSpace = netip.MustParsePrefix("100.64.0.0/10") // carriers' private networks, RFC 6598
+	broadcast   = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+)
 
 // quietly returns the link without the peers it names, and these: who registers message types first and dials then tells every peer of them in the first
 // exchange. A type that comes later is announced up to a second later.
@@ -190,42 +198,78 @@ func peerText(p parley.Peer) string {
 
 // A sessionLog tells people on standard error, or machines on standard output, what happens to a torrent's peers.
 type sessionLog struct {
-	ui     *ui
-	dialed map[netip.AddrPort]string // the last error told for each address
+	ui       *ui
+	dialed   map[netip.AddrPort]string // the last error told for each address
+	sessions int                       // how many peers have connected
 }
 
 func newSessionLog(u *ui) *sessionLog {
 	return &sessionLog{ui: u, dialed: make(map[netip.AddrPort]string)}
 }
 
+// maxDialed bounds the addresses of which a sessionLog remembers what was told.
+const maxDialed = 1024
+
 // handle prints one event. It is called from one goroutine.
 func (l *sessionLog) handle(ev parley.Event) {
-	if l.ui.json {
-		if ev.Kind != parley.EventProgress { // the meter prints progress, and less often
-			l.ui.emit(eventJSON(ev))
+	switch ev.Kind {
+	case parley.EventProgress:
+		return // the meter prints it, and less often
+	case parley.EventPeerConnected:
+		l.sessions++
+		delete(l.dialed, ev.Peer.Addr())
+	case parley.EventDialFailed:
+		// An address is dialled again and again: tell what is new.
+		text := dialText(ev.Err)
+		if l.dialed[ev.Addr] == text {
+			return
 		}
+		if len(l.dialed) >= maxDialed {
+			clear(l.dialed)
+		}
+		l.dialed[ev.Addr] = text
+	}
+	if l.ui.json {
+		l.ui.emit(eventJSON(ev))
 		return
 	}
 	switch ev.Kind {
 	case parley.EventPeerConnected:
-		delete(l.dialed, ev.Peer.Addr())
 		l.ui.note("peer %s connected", peerText(ev.Peer))
 	case parley.EventPeerDisconnected:
-		if ev.Err != nil {
-			l.ui.note("peer %s left: %s", peerText(ev.Peer), safe.Escape(ev.Err.Error()))
-		} else {
+		switch {
+		case ev.Err == nil:
 			l.ui.note("peer %s left", peerText(ev.Peer))
+		case peer.FaultOf(ev.Err) == peer.FaultPeer:
+			l.ui.note("peer %s is left alone for some minutes: %s", peerText(ev.Peer), safe.Escape(reason(ev.Err)))
+		default:
+			l.ui.note("peer %s left: %s", peerText(ev.Peer), safe.Escape(reason(ev.Err)))
 		}
 	case parley.EventDialFailed:
-		// An address is dialled again and again: tell what is new.
-		if text := ev.Err.Error(); l.dialed[ev.Addr] != text {
-			if len(l.dialed) >= 1024 {
-				clear(l.dialed)
-			}
-			l.dialed[ev.Addr] = text
-			l.ui.note("peer %s cannot be reached, will be tried again: %s", ev.Addr, safe.Escape(text))
+		l.ui.note("peer %s %s; will be tried again", ev.Addr, safe.Escape(dialText(ev.Err)))
+	}
+}
+
+// dialText says why a peer could not be connected: because nobody is there, or because who is there does not want to.
+func dialText(err error) string {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
+		return "cannot be reached: " + reason(err)
+	}
+	return "answers, but ends the connection at once: it may not serve this torrent, or insist on encryption (" + reason(err) + ")"
+}
+
+// reason returns the text of an error of a connection without the addresses and system calls that it names besides.
+func reason(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return "no answer in time"
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err
+		if sc, ok := errors.AsType[*os.SyscallError](err); ok {
+			err = sc.Err
 		}
 	}
+	return err.Error()
 }
 
 // follow hands the torrent's events to handle until ctx ends or the torrent stops, and returns why.
@@ -233,7 +277,7 @@ func follow(ctx context.Context, t *parley.Torrent, handle func(parley.Event)) e
 	for ev := range t.Events(ctx) {
 		handle(ev)
 		if ev.Kind == parley.EventError && ev.Err != nil {
-			return ev.Err
+			return contentError(ev.Err)
 		}
 	}
 	if err := context.Cause(ctx); err != nil {

@@ -145,10 +145,11 @@ func (u *ui) failed() error {
 
 // report prints an error and what to do next.
 func (u *ui) report(err error, code int, hint string) {
+	what := describe(err)
 	if u.json {
-		u.emit(errorEvent{head: now("error"), Error: err.Error(), Hint: hint, ExitCode: code})
+		u.emit(errorEvent{head: now("error"), Error: what, Hint: hint, ExitCode: code})
 	}
-	text := "parley: " + safe.Escape(err.Error()) + "\n"
+	text := "parley: " + safe.Escape(what) + "\n"
 	if hint != "" {
 		text += "  " + safe.Escape(hint) + "\n"
 	}
@@ -215,7 +216,7 @@ func spanText(d time.Duration) string {
 }
 
 // plural returns "1 peer", "2 peers".
-func plural(n int, noun string) string {
+func plural[N int | int64](n N, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -58,6 +59,9 @@ func TestTexts(t *testing.T) {
 		{sizeText(64 << 20), "64.0 MiB"}, {sizeText(1 << 62), "4.0 EiB"},
 		{exactSize(5), "5 B"}, {exactSize(2048), "2.0 KiB (2048 bytes)"},
 		{spanText(1540 * time.Millisecond), "1.5 s"}, {spanText(61 * time.Second), "1:01"}, {spanText(2*time.Hour + 3*time.Second), "2:00:03"},
+		{fit("1 B/s, ETA 2.0 s, 1 peer, 4/12 pieces", 40), "1 B/s, ETA 2.0 s, 1 peer, 4/12 pieces"},
+		{fit("1 B/s, ETA 2.0 s, 1 peer, 4/12 pieces", 34), "1 B/s, ETA 2.0 s, 1 peer, 4/12"},
+		{fit("1 B/s, ETA 2.0 s, 1 peer, 4/12 pieces", 10), "1 B/s, 2.0 s, 1 peer, 4/12"},
 		{plural(1, "peer"), "1 peer"}, {plural(0, "peer"), "0 peers"},
 		{shellQuote("a&b'c", false), `'a&b'\''c'`}, {shellQuote(`a&"b`, true), `"a&\"b"`},
 		{fmt.Sprint(percent(999, 1000), percent(1000, 1000), percent(0, 0)), "99 100 100"},
@@ -166,11 +170,78 @@ func TestReachableAt(t *testing.T) {
 	}
 }
 
+func TestDialFailuresAreToldOnce(t *testing.T) {
+	addr, other := netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("127.0.0.1:2")
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	silent := &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
+	reset := fmt.Errorf("read: %w", &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)})
+	failed := func(a netip.AddrPort, err error) parley.Event {
+		return parley.Event{Kind: parley.EventDialFailed, Addr: a, Err: err}
+	}
+	events := []parley.Event{failed(addr, refused), failed(addr, refused), failed(other, silent), failed(addr, refused), failed(other, silent), failed(addr, reset)}
+	t.Run("lines", func(t *testing.T) {
+		var b bytes.Buffer
+		l := newSessionLog(&ui{stdio: stdio{err: &b}})
+		for _, ev := range events {
+			l.handle(ev)
+		}
+		want := fmt.Sprintf("peer 127.0.0.1:1 cannot be reached: %v; will be tried again\n", syscall.ECONNREFUSED) +
+			"peer 127.0.0.1:2 cannot be reached: no answer in time; will be tried again\n" +
+			fmt.Sprintf("peer 127.0.0.1:1 answers, but ends the connection at once: it may not serve this torrent, or insist on encryption (%v); will be tried again\n", syscall.ECONNRESET)
+		if got := b.String(); got != want {
+			t.Errorf("got:\n%swant:\n%s", got, want)
+		}
+	})
+	t.Run("json", func(t *testing.T) {
+		var b bytes.Buffer
+		l := newSessionLog(&ui{stdio: stdio{out: &b}, json: true})
+		for _, ev := range events {
+			l.handle(ev)
+		}
+		lines := jsonLines(t, b.String())
+		if len(lines) != 3 || lines[0]["addr"] != "127.0.0.1:1" || lines[1]["addr"] != "127.0.0.1:2" || lines[2]["event"] != "dial_failed" {
+			t.Errorf("got %v", lines)
+		}
+	})
+	t.Run("bounded", func(t *testing.T) {
+		l := newSessionLog(&ui{stdio: stdio{err: io.Discard}})
+		for i := range 3 * maxDialed {
+			l.handle(failed(netip.AddrPortFrom(addr.Addr(), uint16(i+1)), refused))
+		}
+		if len(l.dialed) > maxDialed {
+			t.Errorf("%d addresses are remembered", len(l.dialed))
+		}
+	})
+}
+
+func TestErrorsForPeople(t *testing.T) {
+	inTheWay := &storage.ConflictError{Path: "a/b", Reason: "is a folder"}
+	for _, tt := range []struct {
+		name       string
+		err        error
+		text, hint string
+	}{
+		{"a file in the way", fmt.Errorf("piece 8: %w", inTheWay), "a/b is a folder", "move it away, or choose another folder with -o"},
+		{"two downloads", &storage.ConflictError{Path: "a.part", Reason: "has appeared"}, "a.part has appeared", "another program"},
+		{"disk", fmt.Errorf("piece 8: storage: %w", &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}), "write x: " + syscall.ENOSPC.Error(), "make room"},
+		{"package names", errors.New("storage: nothing"), "nothing", ""},
+		{"own texts stay", failf(exitUsage, "do", "storage: is a word, %w", inTheWay), "is a word", "do"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := describe(tt.err)
+			_, hint := classify(tt.err)
+			if !strings.HasPrefix(text, tt.text) || !strings.Contains(hint, tt.hint) {
+				t.Errorf("got %q and %q", text, hint)
+			}
+		})
+	}
+}
+
 func TestLinkPeers(t *testing.T) {
 	for peer, want := range map[string]bool{
 		"192.0.2.1:6881": true, "[2001:db8::1]:6881": true, "seed.example.org:6881": false,
 		"127.0.0.1:6881": false, "10.0.0.1:1": false, "192.168.0.1:1": false, "[::1]:1": false, "[fe80::1]:1": false, "[fd00::1]:1": false,
-		"[::ffff:10.0.0.1]:1": false, "localhost:6881": false, "0.0.0.0:1": false, "nonsense": false, ":1": false, "192.0.2.1:0": false,
+		"[::ffff:10.0.0.1]:1": false, "localhost:6881": false, "0.0.0.0:1": false, "nonsense": false, "100.64.0.1:1": false, "255.255.255.255:1": false, ":1": false, "192.0.2.1:0": false,
 	} {
 		if got := len(linkPeers(metainfo.Magnet{Peers: []string{peer}})) == 1; got != want {
 			t.Errorf("linkPeers(%q) dials: %v, want %v", peer, got, want)

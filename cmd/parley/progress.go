@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -51,23 +53,34 @@ func (u *ui) meter(title string, withBar bool) *meter {
 	m.prog = mpb.New(mpb.WithOutput(u.err), mpb.WithAutoRefresh(), mpb.WithRefreshRate(barRefresh))
 	var filler mpb.BarFillerBuilder
 	if withBar {
-		filler = mpb.BarStyle()
+		filler = mpb.BarStyle().Rbound("] ")
 	}
 	// A total of 0 keeps the bar from ending by itself; end does that. Decorators run on the bar's goroutine
 	// while writers wait for it: they must not take ui.errMu.
-	m.bar = m.prog.New(0, filler,
+	// The spaces are ours: the library's own go with the bar when the terminal is too narrow for it.
+	m.bar = m.prog.New(0, filler, mpb.BarFillerTrim(),
 		mpb.PrependDecorators(decor.Any(func(s decor.Statistics) string {
 			if !withBar || s.Total == 0 {
-				return m.title
+				return m.title + " "
 			}
-			return fmt.Sprintf("%s %3d%%", m.title, percent(s.Current, s.Total))
+			return fmt.Sprintf("%s %3d%% ", m.title, percent(s.Current, s.Total))
 		})),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return *m.text.Load() })),
+		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string { return fit(*m.text.Load(), s.AvailableWidth) })),
 	)
 	u.errMu.Lock()
 	u.bar = aboveBar{m.prog, u.err}
 	u.errMu.Unlock()
 	return m
+}
+
+// fit shortens a live line to width columns as far as that goes without losing its figures.
+func fit(text string, width int) string {
+	for _, word := range []string{" pieces", "ETA "} {
+		if utf8.RuneCountInString(text) > width {
+			text = strings.Replace(text, word, "", 1)
+		}
+	}
+	return text
 }
 
 // set tells the meter how far it is. text must be escaped; event, if not nil, makes the event to print.

@@ -20,7 +20,7 @@ type app struct {
 }
 
 // run runs one command line and returns the exit code. Everything the program does goes through it; when ctx ends, the command
-// ends in good order and the code is exitInterrupted.
+// ends in good order, and the code is exitInterrupted unless that is how the command is meant to end.
 func run(ctx context.Context, args []string, io stdio) int {
 	cmdCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -100,7 +100,7 @@ func (a *app) rootCmd() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "warn", "log to standard error from `LEVEL` on: "+strings.Join(logLevels, ", "))
 	must(root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions(logLevels, cobra.ShellCompDirectiveNoFileComp)))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return failf(exitUsage, `run "`+cmd.CommandPath()+` --help" for its flags`, "%w", err)
+		return failf(exitUsage, `run "`+cmd.CommandPath()+` --help" for its flags; what begins with "-" and is no flag comes last, after "--"`, "%w", err)
 	})
 	root.AddCommand(
 		a.createCmd(), a.showCmd(), a.seedCmd(), a.getCmd(), a.listenCmd(), a.sendCmd(), a.versionCmd(), a.manCmd(),

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +24,18 @@ type listeningEvent struct {
 	Magnet   string           `json:"magnet"`
 	Addrs    []netip.AddrPort `json:"addrs"`
 	Types    []string         `json:"types,omitempty"`
+	Skipped  []string         `json:"skipped,omitempty"`
+}
+
+// stoppedEvent is how seed and listen end.
+type stoppedEvent struct {
+	head
+	InfoHash   string  `json:"info_hash"`
+	Seconds    float64 `json:"seconds"`
+	Sessions   int     `json:"sessions"`
+	Downloaded int64   `json:"downloaded"`
+	Uploaded   int64   `json:"uploaded"`
+	Messages   int64   `json:"messages"`
 }
 
 func (a *app) seedCmd() *cobra.Command {
@@ -72,36 +85,46 @@ func (a *app) seed(ctx context.Context, arg, data string) (err error) {
 		return err
 	}
 	defer a.closeClient(c, &err)
-	t, err := a.share(ctx, c, s, content, peers)
+	t, skipped, err := a.share(ctx, c, s, content, peers)
 	if err != nil {
-		return err
+		return interrupted(ctx, err, "nothing was served yet")
 	}
-	a.announce(c, t, nil)
-	a.ui.note("serving; Ctrl-C ends")
+	a.announce(c, t, nil, skipped)
 	return a.keepSeeding(ctx, t)
 }
 
-// share adds what s is, whose content lies at content, to be served from there.
-func (a *app) share(ctx context.Context, c *parley.Client, s source, content string, peers []netip.AddrPort) (*parley.Torrent, error) {
+// share adds what s is, whose content lies at content, to be served from there. It returns what of a folder is not served, too.
+func (a *app) share(ctx context.Context, c *parley.Client, s source, content string, peers []netip.AddrPort) (t *parley.Torrent, skipped []string, err error) {
 	title := "hashing"
 	if s.kind == sourceTorrent {
 		title = "verifying"
 	}
 	m, onVerify := a.ui.hashing(title, false)
 	defer m.end()
-	o := parley.TorrentOptions{Peers: peers, OnVerify: onVerify}
+	o := parley.TorrentOptions{Peers: peers, OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
 	if s.kind == sourceTorrent {
-		t, err := c.SeedTorrent(ctx, s.torrent, content, o)
+		t, err = c.SeedTorrent(ctx, s.torrent, content, o)
 		if err != nil && ctx.Err() == nil {
-			return nil, seedError(err)
+			err = seedError(err)
 		}
-		return t, err
+		return t, nil, err
 	}
-	t, err := c.Share(ctx, content, o)
-	if err != nil {
-		return nil, createError(err)
+	if t, err = c.Share(ctx, content, o); err != nil {
+		return nil, nil, createError(err)
 	}
-	return t, nil
+	return t, skipped, nil
+}
+
+// noteSkipped names what of a folder was left out, or the first of it.
+func (a *app) noteSkipped(skipped []string) {
+	const enough = 10
+	for i, s := range skipped {
+		if i == enough {
+			a.ui.note("left out besides, for the same reason: %d more", len(skipped)-enough)
+			return
+		}
+		a.ui.note("left out, not a regular file: %s", safe.Escape(s))
+	}
 }
 
 // seedError is the error for content that does not fit its torrent.
@@ -109,7 +132,8 @@ func seedError(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return inputError(err)
 	}
-	return failf(exitTorrent, "--data PATH says where the right content lies; parley get with the torrent fetches what is missing", "%w", err)
+	text := strings.Replace(describe(err), parley.ErrContentDiffers.Error(), strings.TrimPrefix(parley.ErrContentDiffers.Error(), "parley: "), 1)
+	return failf(exitTorrent, "--data PATH says where the right content lies; parley get with the torrent fetches what is missing", "%s", text)
 }
 
 // findContent returns the path of a torrent's content: at data if that is given, else beside the .torrent file.
@@ -139,9 +163,9 @@ func findContent(info *metainfo.Info, torrent, data string) (string, error) {
 
 // announce prints under which link and addresses the torrent is served, and for people a command line for the other side. It does
 // so before anything else reaches standard output.
-func (a *app) announce(c *parley.Client, t *parley.Torrent, types []string) {
+func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []string) {
 	magnet, addrs := t.Magnet().String(), reachableAt(c.Addr())
-	a.ui.event(listeningEvent{head: now("listening"), InfoHash: t.InfoHash().String(), Name: t.Name(), Magnet: magnet, Addrs: orEmpty(addrs), Types: types})
+	a.ui.event(listeningEvent{head: now("listening"), InfoHash: t.InfoHash().String(), Name: t.Name(), Magnet: magnet, Addrs: orEmpty(addrs), Types: types, Skipped: skipped})
 	say := a.ui.say
 	if types != nil {
 		say = a.ui.note // listen: standard output carries JSON
@@ -152,6 +176,7 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types []string) {
 	}
 	say("magnet:  %s", safe.Escape(magnet))
 	say("address: %s", strings.Join(list, ", "))
+	a.noteSkipped(skipped)
 	peer := "ADDR"
 	if len(list) > 0 {
 		peer = list[0]
@@ -167,19 +192,36 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types []string) {
 	}
 }
 
-// keepSeeding serves until ctx ends or the torrent stops, and returns why.
+// keepSeeding serves until ctx ends, which is the normal end, or the torrent stops, whose error it returns.
 func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent) error {
+	a.ui.note("serving; Ctrl-C ends")
+	start := time.Now()
 	m := a.ui.meter("seeding", false)
 	defer m.end()
 	stop := a.watch(ctx, m, t, seedText)
 	defer stop()
-	err := follow(ctx, t, newSessionLog(a.ui).handle)
+	log := newSessionLog(a.ui)
+	err := follow(ctx, t, log.handle)
 	stop()
 	m.end()
-	s := t.Stats()
-	a.ui.event(statsEvent{now("progress"), statsJSON(s)})
-	a.ui.note("sent %s", sizeText(s.Uploaded))
-	return err
+	return a.stopped(ctx, t, err, start, log.sessions, -1)
+}
+
+// stopped ends a command that goes on until it is interrupted: in that case it says what was done, and all is well. messages is
+// negative if they are not what the command is for.
+func (a *app) stopped(ctx context.Context, t *parley.Torrent, err error, start time.Time, sessions int, messages int64) error {
+	if !errors.Is(context.Cause(ctx), context.Canceled) {
+		return err
+	}
+	s, took := t.Stats(), time.Since(start)
+	a.ui.event(stoppedEvent{head: now("stopped"), InfoHash: t.InfoHash().String(), Seconds: took.Seconds(), Sessions: sessions,
+		Downloaded: s.Downloaded, Uploaded: s.Uploaded, Messages: max(messages, 0)})
+	received := ""
+	if messages >= 0 {
+		received = ", " + plural(messages, "message") + " received"
+	}
+	a.ui.note("stopped after %s: %s sent in %s with peers%s", spanText(took), sizeText(s.Uploaded), plural(sessions, "session"), received)
+	return nil
 }
 
 // watch runs m.watch until the function it returns is called, which may be more than once.

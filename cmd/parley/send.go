@@ -18,8 +18,11 @@ import (
 	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
 )
 
-// maxStdinBytes bounds a message read from standard input: the largest that any configuration of the library sends (EMP/1 table 7.6).
-const maxStdinBytes = 1_048_574
+// maxMessageBytes is the largest message that is sent or accepted: what deployed BEP 10 clients take (EMP/1 table 7.6).
+const maxMessageBytes = 65_534
+
+// stillWaiting is when a send that has told nothing of its peers says what it waits for.
+const stillWaiting = 3 * time.Second
 
 type sendFlags struct {
 	typeName string
@@ -69,6 +72,9 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 	if f.wait < 0 || f.timeout < 0 || f.answers < 0 {
 		return failf(exitUsage, "such as --wait 2s --answers 1 --timeout 30s", "--wait, --answers and --timeout must not be negative")
 	}
+	if err := checkTypeName(f.typeName); err != nil {
+		return err
+	}
 	if f.answers > 0 && f.wait == 0 {
 		return failf(exitUsage, "add --wait TIME, such as --wait 2s", "--answers %d: without --wait no answer is waited for", f.answers)
 	}
@@ -94,11 +100,11 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 	}
 	payload, err := a.payload(ctx, message)
 	if err != nil {
-		return err
+		return interrupted(ctx, err, "nothing was sent")
 	}
 	if s.kind == sourceContent {
 		if s.hash, err = a.hashOf(ctx, s.path); err != nil {
-			return err
+			return interrupted(ctx, err, "nothing was sent")
 		}
 	}
 	c, err := a.openClient(false)
@@ -126,14 +132,18 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 	}
 	t.AddPeers(peers...) // now that there is a type to tell them of
 	if err := a.deliver(ctx, t, in, payload, to, f); err != nil {
-		return err
+		return interrupted(ctx, err, "no peer is known to have taken the message")
 	}
-	return in.await(ctx, f.wait)
+	return interrupted(ctx, in.await(ctx, f.wait), "the message was taken, but answers were still waited for")
 }
 
 // payload returns the message to send.
 func (a *app) payload(ctx context.Context, message string) ([]byte, error) {
+	const hint = "send less, or in several messages"
 	if message != "-" {
+		if len(message) > maxMessageBytes {
+			return nil, failf(exitUsage, hint, "MESSAGE: %d bytes, the limit is %d", len(message), maxMessageBytes)
+		}
 		return []byte(message), nil
 	}
 	type result struct {
@@ -144,7 +154,7 @@ func (a *app) payload(ctx context.Context, message string) ([]byte, error) {
 	read := make(chan result, 1)
 	// A read of standard input cannot be interrupted. If ctx ends first the goroutine ends with the process.
 	go func() {
-		b, err := io.ReadAll(io.LimitReader(a.ui.in, maxStdinBytes+1))
+		b, err := io.ReadAll(io.LimitReader(a.ui.in, maxMessageBytes+1))
 		read <- result{b, err}
 	}()
 	select {
@@ -154,8 +164,8 @@ func (a *app) payload(ctx context.Context, message string) ([]byte, error) {
 		if r.err != nil {
 			return nil, failf(exitInput, "", "standard input: %w", r.err)
 		}
-		if len(r.b) > maxStdinBytes {
-			return nil, failf(exitUsage, "send a shorter message", "standard input: more than %d bytes", maxStdinBytes)
+		if len(r.b) > maxMessageBytes {
+			return nil, failf(exitUsage, hint, "standard input: more than %d bytes, the limit of a message", maxMessageBytes)
 		}
 		return r.b, nil
 	}
@@ -181,6 +191,8 @@ func (a *app) deliver(ctx context.Context, t *parley.Torrent, in *answers, paylo
 		defer cancel()
 	}
 	log := newSessionLog(a.ui)
+	waiting := a.explainWait(ctx, t, f.typeName)
+	defer waiting()
 	var last error // why the last peer did not take it
 	for ev := range t.Events(ctx) {
 		log.handle(ev)
@@ -192,8 +204,13 @@ func (a *app) deliver(ctx context.Context, t *parley.Torrent, in *answers, paylo
 		case parley.EventPeerConnected, parley.EventPeerTypes:
 			p := ev.Peer
 			if !p.Shares(f.typeName) || !addressed(p, to) {
+				// Before its first exchange of types a peer receives none: that says nothing yet.
+				if ev.Kind == parley.EventPeerTypes {
+					a.ui.note("peer %s %s; waiting for one that does", p, notReceiving(p, f.typeName, to))
+				}
 				continue
 			}
+			waiting()
 			err := in.during(p, func() error {
 				if err := p.Send(ctx, f.typeName, payload); err != nil {
 					return err
@@ -230,6 +247,42 @@ func addressed(p parley.Peer, to []netip.AddrPort) bool {
 	return len(to) == 0 || slices.Contains(to, p.Addr()) || slices.Contains(to, p.Info().Listen)
 }
 
+// notReceiving says why p does not get the message.
+func notReceiving(p parley.Peer, typeName string, to []netip.AddrPort) string {
+	if !addressed(p, to) {
+		return "is not the one of --to"
+	}
+	return fmt.Sprintf("receives %s, not %s", typesText(p), safe.Escape(typeName))
+}
+
+// typesText names the message types that a peer receives.
+func typesText(p parley.Peer) string {
+	if types := p.Types(); len(types) > 0 {
+		return safe.Clip(strings.Join(types, ", "), 200)
+	}
+	return "no message type"
+}
+
+// explainWait says after a while what is waited for, once, unless the function it returns is called before.
+func (a *app) explainWait(ctx context.Context, t *parley.Torrent, typeName string) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		timer := time.NewTimer(stillWaiting)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+			n := 0
+			for range t.Peers() {
+				n++
+			}
+			a.ui.note("still waiting for a peer that receives %s: %s connected", safe.Escape(typeName), plural(n, "peer"))
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
 // notTaken says what was in the way.
 func notTaken(t *parley.Torrent, f sendFlags, last error) error {
 	var seen []string
@@ -239,11 +292,7 @@ func notTaken(t *parley.Torrent, f sendFlags, last error) error {
 		if len(seen) == 3 {
 			continue // enough to see what is wrong
 		}
-		types := "none"
-		if i := p.Info(); len(i.Types) > 0 {
-			types = safe.Clip(strings.Join(i.Types, ", "), 200)
-		}
-		seen = append(seen, fmt.Sprintf("%s receives %s", peerText(p), types))
+		seen = append(seen, fmt.Sprintf("%s receives %s", peerText(p), typesText(p)))
 	}
 	switch {
 	case last != nil && !errors.Is(last, context.DeadlineExceeded):
@@ -253,7 +302,7 @@ func notTaken(t *parley.Torrent, f sendFlags, last error) error {
 	case connected == 0:
 		return failf(exitTimeout, "check --peer: the other side must run, under this info-hash, and be reachable", "nobody has taken the message within %s: no peer is connected", f.timeout)
 	}
-	return failf(exitTimeout, "the other side must register the type: parley listen SOURCE --type "+f.typeName,
+	return failf(exitTimeout, "use a type that the other side receives, or register this one there: "+pasteLine("parley", "listen", "SOURCE", "--type", f.typeName),
 		"nobody has taken the message within %s: %s connected, none that was meant receives type %q; %s", f.timeout, plural(connected, "peer"), f.typeName, strings.Join(seen, "; "))
 }
 

@@ -20,11 +20,15 @@ func TestSignals(t *testing.T) {
 		sig   syscall.Signal
 		args  []string
 		ready string
+		code  int
+		says  string
 	}{
-		{"interrupt", syscall.SIGINT, []string{"seed", file, "--listen", loopback}, "magnet:"},
-		{"terminate", syscall.SIGTERM, []string{"listen", file, "--type", "a", "--listen", loopback}, `"listening"`},
+		{"interrupt", syscall.SIGINT, []string{"seed", file, "--listen", loopback}, "serving", exitOK, "stopped after "},
+		{"terminate", syscall.SIGTERM, []string{"listen", file, "--type", "a", "--listen", loopback}, `"listening"`, exitOK, `"event":"stopped"`},
+		{"get", syscall.SIGTERM, []string{"get", someMagnet, "--peer", "127.0.0.1:1"}, "cannot be reached", exitInterrupted, "interrupted; nothing was received yet"},
+		{"send", syscall.SIGINT, []string{"send", someMagnet, "--type", "a", "--peer", "127.0.0.1:1", "hi"}, "cannot be reached", exitInterrupted, "interrupted; no peer is known to have taken the message"},
 		// A read of standard input that never returns must not keep the program alive.
-		{"while waiting for standard input", syscall.SIGINT, []string{"send", file, "--type", "a", "--peer", "127.0.0.1:1", "--log-level", "debug", "-"}, "reading the message"},
+		{"while waiting for standard input", syscall.SIGINT, []string{"send", file, "--type", "a", "--peer", "127.0.0.1:1", "--log-level", "debug", "-"}, "reading the message", exitInterrupted, "interrupted; nothing was sent"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out := newWatched()
@@ -46,8 +50,14 @@ func TestSignals(t *testing.T) {
 			}
 			err = cmd.Wait()
 			took := time.Since(begin)
-			if ee, ok := errors.AsType[*exec.ExitError](err); !ok || ee.ExitCode() != exitInterrupted {
-				t.Errorf("ended with %v, want exit code %d; output:\n%s", err, exitInterrupted, out)
+			if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
+				t.Fatal(err)
+			}
+			if code := cmd.ProcessState.ExitCode(); code != tt.code {
+				t.Errorf("exit code %d, want %d; output:\n%s", code, tt.code, out)
+			}
+			if !strings.Contains(out.String(), tt.says) {
+				t.Errorf("no %q in the output:\n%s", tt.says, out)
 			}
 			if took > 2*time.Second {
 				t.Errorf("took %v, want at most 2 s", took)

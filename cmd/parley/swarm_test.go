@@ -160,7 +160,7 @@ func TestGetFails(t *testing.T) {
 	})
 	t.Run("timeout", func(t *testing.T) {
 		r := cli(t, "get", torrent, "-o", t.TempDir(), "--peer", nobody, "--timeout", "1s")
-		r.check(t, exitTimeout, "not complete after 1s: 0 of 1 pieces", nobody+" cannot be reached", "goes on from there")
+		r.check(t, exitTimeout, "not complete after 1s: 0 of 1 pieces", nobody+" cannot be reached", "check --peer", "what was received is kept")
 	})
 	t.Run("timeout without metadata", func(t *testing.T) {
 		r := cli(t, "get", someMagnet, "-o", t.TempDir(), "--peer", nobody, "--timeout", "500ms")
@@ -169,13 +169,34 @@ func TestGetFails(t *testing.T) {
 	t.Run("interrupted", func(t *testing.T) {
 		r := start(t, "get", someMagnet, "-o", t.TempDir(), "--peer", nobody)
 		r.err.wait(t, "cannot be reached")
-		r.interrupt(t)
-		r.err.wait(t, "parley: interrupted")
+		r.interruptTo(t, exitInterrupted)
+		r.err.wait(t, "parley: interrupted; nothing was received yet")
+	})
+	t.Run("interrupted on the way", func(t *testing.T) {
+		long := write(t, t.TempDir(), "long.bin", strings.Repeat("0123456789abcdef", 2048)) // two pieces
+		torrent := filepath.Join(t.TempDir(), "long.torrent")
+		cli(t, "create", long, "-o", torrent).check(t, exitOK)
+		dst := t.TempDir()
+		write(t, dst, "long.bin.part", read(t, long)[:16384]+strings.Repeat("x", 16384))
+		r := start(t, "get", torrent, "-o", dst, "--peer", nobody, "--json")
+		r.out.wait(t, `"verified"`)
+		r.out.wait(t, `"dial_failed"`)
+		r.interruptTo(t, exitInterrupted)
+		r.err.wait(t, "(?m)^parley: interrupted; 1 of 2 pieces; what was received stays in .* and is continued by the same command$")
+		if e := find(t, jsonLines(t, r.out.String()), "error"); e["exit_code"] != 130.0 {
+			t.Errorf("got %v", e)
+		}
+	})
+	t.Run("other content at the peer", func(t *testing.T) {
+		seed, _, addr := seedOf(t, write(t, t.TempDir(), "other.txt", "other"))
+		r := cli(t, "get", torrent, "-o", t.TempDir(), "--peer", addr, "--timeout", "1s")
+		r.check(t, exitTimeout, "peer "+addr+" answers, but ends the connection at once: it may not serve this torrent", "check --peer")
+		seed.interrupt(t)
 	})
 	t.Run("a file in the way", func(t *testing.T) {
 		dst := t.TempDir()
 		other := write(t, dst, "talk.txt", "somebody else's file")
-		cli(t, "get", torrent, "-o", dst, "--peer", nobody).check(t, exitStorage, "talk.txt")
+		cli(t, "get", torrent, "-o", dst, "--peer", nobody).check(t, exitStorage, "parley: "+other+" has 20 bytes", "move it away, or choose another folder")
 		if read(t, other) != "somebody else's file" {
 			t.Error("it was modified")
 		}
@@ -369,7 +390,8 @@ func TestListenAndSend(t *testing.T) {
 	})
 	t.Run("type not shared", func(t *testing.T) {
 		r := cli(t, "send", magnet, "--peer", addr, "--type", "chat_c", "--timeout", "1s", "hi")
-		r.check(t, exitTimeout, `none that was meant receives type "chat_c"`, "chat_a, chat_b", "parley listen")
+		r.check(t, exitTimeout, "receives chat_a, chat_b, not chat_c; waiting for one that does", `none that was meant receives type "chat_c"`,
+			"parley listen SOURCE --type chat_c")
 	})
 	t.Run("nobody there", func(t *testing.T) {
 		r := cli(t, "send", someMagnet, "--peer", addr, "--type", "chat_a", "--timeout", "1s", "hi")
@@ -378,15 +400,99 @@ func TestListenAndSend(t *testing.T) {
 	t.Run("reserved type name", func(t *testing.T) {
 		cli(t, "send", magnet, "--peer", addr, "--type", "ut_pex", "hi").check(t, exitUsage, `--type "ut_pex"`, "BitTorrent's own")
 	})
+	t.Run("not the one that was meant", func(t *testing.T) {
+		other, _, otherAddr := listenTo(t, file, "--type", "chat_d")
+		r := cli(t, "send", magnet, "--peer", addr, "--to", otherAddr, "--type", "chat_a", "--timeout", "1s", "hi")
+		r.check(t, exitTimeout, "peer "+addr+" is not the one of --to", "peer "+otherAddr+" receives chat_d, not chat_a")
+		other.interrupt(t)
+	})
 	t.Run("too large", func(t *testing.T) {
 		r := cliIn(t, strings.Repeat("x", 100_000), "send", magnet, "--peer", addr, "--type", "chat_a", "-")
-		r.check(t, exitUsage, "100000 bytes", "shorter message")
+		r.check(t, exitUsage, "standard input: more than 65534 bytes", "send less")
+		cliIn(t, strings.Repeat("x", 65_534), "send", magnet, "--peer", addr, "--type", "chat_a", "-").check(t, exitOK, "65534 bytes")
 	})
 	l.interrupt(t)
 	lines := jsonLines(t, l.out.String())
 	find(t, lines, "peer_connected")
-	find(t, lines, "peer_types")
 	find(t, lines, "peer_disconnected")
+	if p := find(t, lines, "peer_types"); !strings.HasPrefix(fmt.Sprint(p["client"]), "Parley ") || p["dialect"] != "ltep" || fmt.Sprint(p["types"]) != "[chat_a]" {
+		t.Errorf("got %v", p)
+	}
+	messages := 0.0
+	for _, l := range lines {
+		if l["event"] == "message" {
+			messages++
+		}
+	}
+	stopped := find(t, lines, "stopped")
+	if stopped["messages"] != messages || stopped["sessions"].(float64) < messages || stopped["uploaded"] != 0.0 || lines[len(lines)-1]["event"] != "stopped" {
+		t.Errorf("got %v for %v messages", stopped, messages)
+	}
+	l.err.wait(t, fmt.Sprintf(`stopped after .*: 0 B sent in \d+ sessions with peers, %v messages received`, messages))
+}
+
+func TestSeedEnds(t *testing.T) {
+	file := write(t, t.TempDir(), "talk.txt", strings.Repeat("talk ", 10_000))
+	t.Run("text", func(t *testing.T) {
+		r, magnet, addr := seedOf(t, file)
+		cli(t, "get", magnet, "--peer", addr, "-o", t.TempDir()).check(t, exitOK)
+		r.err.wait(t, `peer .* left`)
+		r.interrupt(t)
+		r.err.wait(t, `(?m)^stopped after \d+\.\d s: 48\.8 KiB sent in 1 session with peers$`)
+		if strings.Contains(r.err.String(), "parley:") {
+			t.Error("an error")
+		}
+	})
+	t.Run("json", func(t *testing.T) {
+		r := start(t, "seed", file, "--listen", loopback, "--json")
+		r.out.wait(t, `"listening"`)
+		r.interrupt(t)
+		lines := jsonLines(t, r.out.String())
+		if s := lines[len(lines)-1]; s["event"] != "stopped" || s["sessions"] != 0.0 || s["info_hash"] != lines[0]["info_hash"] {
+			t.Errorf("the last line is %v", s)
+		}
+		if r.err.String() != "" {
+			t.Error("standard error is not empty")
+		}
+	})
+}
+
+func TestSeedOfChangedContent(t *testing.T) {
+	dir := t.TempDir()
+	file := write(t, dir, "talk.txt", strings.Repeat("talk ", 10_000))
+	r, magnet, addr := seedOf(t, file)
+	if err := os.Truncate(file, 10); err != nil {
+		t.Skipf("a file in use cannot be shortened here: %v", err)
+	}
+	g := start(t, "get", magnet, "--peer", addr, "-o", t.TempDir())
+	defer g.interruptTo(t, exitInterrupted)
+	select {
+	case code := <-r.ended:
+		result{code, r.out.String(), r.err.String()}.check(t, exitInput, "talk.txt: cannot be read any more: it has become shorter", "start again")
+	case <-time.After(patience):
+		t.Fatal("does not end")
+	}
+	if strings.Contains(r.err.String(), "-o") {
+		t.Error("the hint is for downloads")
+	}
+}
+
+func TestSkippedFilesAreNamed(t *testing.T) {
+	src := content(t, t.TempDir())
+	for i := range 12 {
+		if err := os.Symlink("one", filepath.Join(src, fmt.Sprintf("link\x1b%02d", i))); err != nil {
+			t.Skipf("no such symbolic links here: %v", err)
+		}
+	}
+	r, _, _ := seedOf(t, src)
+	r.err.wait(t, `left out, not a regular file: .*link\\x1b00`)
+	r.err.wait(t, `left out besides, for the same reason: 2 more`)
+	r.interrupt(t)
+	l, _, _ := listenTo(t, src, "--type", "a", "--json")
+	if s := find(t, jsonLines(t, l.out.String()), "listening"); len(s["skipped"].([]any)) != 12 {
+		t.Errorf("got %v", s)
+	}
+	l.interrupt(t)
 }
 
 func TestSendWaitsForAPeer(t *testing.T) {
@@ -401,7 +507,8 @@ func TestSendWaitsForAPeer(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := start(t, "send", file, "--peer", addr, "--type", "chat", "hi")
-	s.err.wait(t, "cannot be reached, will be tried again")
+	s.err.wait(t, "peer "+addr+" cannot be reached: .*; will be tried again")
+	s.err.wait(t, "still waiting for a peer that receives chat: 0 peers connected")
 	l := start(t, "listen", file, "--listen", addr, "--type", "chat")
 	l.out.wait(t, `"event":"message".*"payload":"hi"`)
 	s.out.wait(t, "taken by "+addr)

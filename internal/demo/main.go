@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -126,6 +127,7 @@ program may register. Bob waits for one answer.`)
 	}
 
 	d.step("Both press Ctrl-C")
+	d.say(`That is how listening ends. The last line says how many sessions there were with peers, and what was exchanged.`)
 	d.print("")
 	if err := d.stopAll(); err != nil {
 		return err
@@ -174,6 +176,10 @@ type line struct {
 	Addrs   []string `json:"addrs,omitempty"`
 	Magnet  string   `json:"magnet,omitempty"`
 	Error   string   `json:"error,omitempty"`
+
+	Sessions int   `json:"sessions,omitempty"` // of "stopped"
+	Uploaded int64 `json:"uploaded,omitempty"`
+	Messages int64 `json:"messages,omitempty"`
 }
 
 // shortened returns the line as it is shown: without the fields, and without the events, that only distract here.
@@ -201,6 +207,8 @@ type program struct {
 	lines chan line
 	done  chan struct{} // closed when the program has ended and err is set
 	err   error
+
+	killed atomic.Bool // it could not be interrupted
 }
 
 // start runs a command of one of the two and prints its output as it comes.
@@ -268,6 +276,7 @@ func (d *demo) show(p *program, r io.Reader) {
 // interrupt does what Ctrl-C does, where a program can do that to another.
 func (p *program) interrupt() error {
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.killed.Store(true)
 		return p.cmd.Process.Kill()
 	}
 	return nil
@@ -333,7 +342,10 @@ func (d *demo) stopAll() error {
 			errs = append(errs, fmt.Errorf("%s: %w", p.who, err))
 		}
 		select {
-		case <-p.done: // its status says that it was interrupted, which is what we did
+		case <-p.done:
+			if p.err != nil && !p.killed.Load() {
+				errs = append(errs, fmt.Errorf("%s's program, interrupted: %w", p.who, p.err))
+			}
 		case <-time.After(5 * time.Second):
 			errs = append(errs, fmt.Errorf("%s's program did not end when interrupted", p.who), p.cmd.Process.Kill())
 			<-p.done
