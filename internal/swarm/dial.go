@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"time"
@@ -26,6 +27,7 @@ const (
 	firstRetry    = time.Second
 	lastRetry     = 30 * time.Second
 	faultRetry    = 10 * time.Minute
+	selfRetry     = 24 * time.Hour // an address that turned out to be our own
 	redundantWait = 10 * time.Minute
 )
 
@@ -129,6 +131,8 @@ func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 		c.failures = 0
 	}
 	switch {
+	case errors.Is(err, peer.ErrSelfConnection):
+		c.next = now.Add(selfRetry)
 	case peer.FaultOf(err) == peer.FaultPeer:
 		c.next = now.Add(faultRetry)
 	case !p.opened.Load():
