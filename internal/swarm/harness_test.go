@@ -1,0 +1,358 @@
+package swarm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/messaging"
+	"github.com/parley-bt/parley/internal/peerconn"
+	"github.com/parley-bt/parley/internal/rawpeer"
+	"github.com/parley-bt/parley/internal/simnet"
+	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/storage"
+	"github.com/parley-bt/parley/wire"
+)
+
+// world is a torrent and the hosts of a simulated network that take part in it. It lives in a synctest bubble.
+type world struct {
+	t       *testing.T
+	net     *simnet.Network
+	seed    uint64
+	rng     *rand.Rand
+	info    *metainfo.Info
+	ih      bt.InfoHash
+	content []byte
+	hosts   byte
+}
+
+// slow is a link on which things take time, so that their order is not decided by the scheduler alone.
+var slow = simnet.Link{Latency: 5 * time.Millisecond, Rate: 4 << 20, Split: 9000}
+
+// newWorld makes a torrent of random content. A failing test tells the seed of the world.
+func newWorld(t *testing.T, total, pieceBytes int64, link simnet.Link) *world {
+	t.Helper()
+	seed := rand.Uint64()
+	w := &world{t: t, seed: seed, net: simnet.New(seed, link), rng: rand.New(rand.NewPCG(seed, 1)), content: make([]byte, total)}
+	for i := range w.content {
+		w.content[i] = byte(w.rng.Uint32())
+	}
+	b := metainfo.Builder{Name: "content", SingleFile: true, Files: []metainfo.File{{Path: []string{"content"}, Length: total}}, PieceLength: pieceBytes}
+	for at := int64(0); at < total; at += pieceBytes {
+		sum := sha1.Sum(w.content[at:min(at+pieceBytes, total)])
+		b.PieceHashes = append(b.PieceHashes, sum[:]...)
+	}
+	mi, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.info, w.ih = mi.Info, mi.InfoHash
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the world's seed was %d", seed)
+		}
+		if n := w.net.Conns(); n != 0 {
+			t.Errorf("%d ends of connections are still open", n)
+		}
+	})
+	return w
+}
+
+// addr names a new host.
+func (w *world) addr() netip.AddrPort {
+	w.hosts++
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, w.hosts}), 6881)
+}
+
+func peerID(addr netip.AddrPort) (id bt.PeerID) {
+	copy(id[:], "-PY0100-"+addr.String())
+	return id
+}
+
+// node is one host with a torrent.
+type node struct {
+	w     *world
+	t     *testing.T
+	addr  netip.AddrPort
+	tor   *Torrent
+	hub   *messaging.Hub
+	store storage.Storage
+
+	conn   peerconn.Options
+	conns  sync.WaitGroup
+	run    sync.WaitGroup
+	ln     net.Listener
+	stop   chan struct{}
+	closed bool
+
+	mu     sync.Mutex
+	events []Event
+	dials  []dial
+	taken  time.Duration // by close
+}
+
+type dial struct {
+	to netip.AddrPort
+	at time.Time
+}
+
+var _ peerconn.Host = (*node)(nil)
+
+func (n *node) Accept(c *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.Local, error) {
+	if ih != n.w.ih {
+		return nil, peer.Local{}, peer.ErrUnknownTorrent
+	}
+	return n.tor.NewIncoming(c, func() {})
+}
+
+func (n *node) Refused(*peerconn.Conn, error) {}
+
+// seeding gives a node the whole content.
+func seeding(n *node, cfg *Config) {
+	cfg.Complete = true
+	if _, err := n.store.WriteAt(n.w.content, 0); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// magnet takes the metadata away from a node.
+func magnet(_ *node, cfg *Config) { cfg.Info = nil }
+
+// start runs a node. The test's end closes it.
+func (w *world) start(options ...func(*node, *Config)) *node {
+	w.t.Helper()
+	n := &node{w: w, t: w.t, addr: w.addr(), stop: make(chan struct{})}
+	log := slog.New(slog.DiscardHandler)
+	timers := peerconn.NewTimers(time.Now)
+	n.store = storage.NewMemory(w.info.Geometry)
+	n.hub = messaging.NewHub(messaging.Options{QueueBytes: 1 << 20, HandlerTimeout: time.Minute, Logger: log, Changed: func() { n.tor.Announce() }})
+	n.conn = peerconn.Options{Host: n, Timers: timers, Group: &n.conns, SendQueueBytes: 1 << 20, Now: time.Now}
+	cfg := Config{InfoHash: w.ih, PeerID: peerID(n.addr), ClientName: "test", ListenPort: n.addr.Port(), Log: log, Conn: &n.conn, Now: time.Now,
+		MaxPeers: 200, UploadSlots: 8, BufferBytes: 8 << 20, Info: w.info, Types: n.hub,
+		Open: func(*metainfo.Info) (storage.Storage, error) { return n.store, nil },
+		Dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+			n.mu.Lock()
+			n.dials = append(n.dials, dial{to, time.Now()})
+			n.mu.Unlock()
+			return w.net.Dial(ctx, netip.AddrPortFrom(n.addr.Addr(), 0), to)
+		},
+		NewApps: func(p *Peer) Apps { return n.hub.NewPeer(p) },
+		Notify: func(e Event) {
+			n.mu.Lock()
+			n.events = append(n.events, e)
+			n.mu.Unlock()
+		},
+	}
+	for _, f := range options {
+		f(n, &cfg)
+	}
+	ln, err := w.net.Listen(n.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n.ln = ln
+	n.tor = Start(cfg)
+	n.tor.do(func() { n.tor.rng = rand.New(rand.NewPCG(w.seed, uint64(w.hosts))) })
+	n.run.Go(func() { timers.Run(n.stop) })
+	n.run.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			peerconn.Start(nc, &n.conn, peer.Config{Role: peer.Responder, PeerID: cfg.PeerID, Reserved: OurReserved, HelloTimeout: peer.MinHelloTimeout,
+				KeepAlive: peer.MinKeepAlive}, nil)
+		}
+	})
+	w.t.Cleanup(n.close)
+	return n
+}
+
+// close leaves the swarm and waits for everything, as a client does.
+func (n *node) close() {
+	if n.closed {
+		return
+	}
+	n.closed = true
+	n.hub.Close()
+	began := time.Now()
+	n.tor.Close()
+	n.taken = time.Since(began)
+	if err := n.hub.Wait(context.Background()); err != nil {
+		n.t.Error(err)
+	}
+	n.ln.Close()
+	n.conns.Wait()
+	close(n.stop)
+	n.run.Wait()
+}
+
+// count returns how many events of a kind there were.
+func (n *node) count(k EventKind) (c int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, e := range n.events {
+		if e.Kind == k {
+			c++
+		}
+	}
+	return c
+}
+
+// waitComplete waits for the download and compares it.
+func (n *node) waitComplete(within time.Duration) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	if err := n.tor.WaitComplete(ctx); err != nil {
+		n.t.Fatalf("%v is not complete after %v: %v; %+v", n.addr, within, err, n.tor.Stats())
+	}
+	got := make([]byte, len(n.w.content))
+	if _, err := n.store.ReadAt(got, 0); err != nil {
+		n.t.Fatalf("%v: reading back: %v", n.addr, err)
+	}
+	if !bytes.Equal(got, n.w.content) {
+		n.t.Errorf("%v has other content than the seed", n.addr)
+	}
+}
+
+// raw connects a peer driven by hand from a host of its own. It has greeted.
+func (w *world) raw(to *node) *rawpeer.Peer {
+	w.t.Helper()
+	return w.rawFrom(to, w.addr())
+}
+
+// rawFrom is raw for a known host, whose address is its peer ID.
+func (w *world) rawFrom(to *node, from netip.AddrPort) *rawpeer.Peer {
+	w.t.Helper()
+	nc, err := w.net.Dial(context.Background(), netip.AddrPortFrom(from.Addr(), 0), to.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p := rawpeer.New(w.t, nc)
+	if _, err := p.Greet(w.ih, peerID(from), rawpeer.LTEP); err != nil {
+		w.t.Fatalf("%v: hello: %v", from, err)
+	}
+	return p
+}
+
+// listenRaw runs f for each connection to a host that is driven by hand, after the hellos.
+func (w *world) listenRaw(f func(p *rawpeer.Peer)) netip.AddrPort {
+	w.t.Helper()
+	return w.listen(func(nc net.Conn, addr netip.AddrPort) {
+		p := rawpeer.New(w.t, nc)
+		if _, err := p.Greet(w.ih, peerID(addr), rawpeer.LTEP); err == nil {
+			f(p)
+		}
+	})
+}
+
+// listen runs f for each connection to a new host, and closes the connection when f returns.
+func (w *world) listen(f func(nc net.Conn, addr netip.AddrPort)) netip.AddrPort {
+	w.t.Helper()
+	addr := w.addr()
+	ln, err := w.net.Listen(addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
+	group.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, nc)
+			mu.Unlock()
+			group.Go(func() {
+				defer nc.Close()
+				f(nc, addr)
+			})
+		}
+	})
+	w.t.Cleanup(func() {
+		ln.Close()
+		mu.Lock()
+		for _, nc := range conns {
+			nc.Close()
+		}
+		mu.Unlock()
+		group.Wait()
+	})
+	return addr
+}
+
+// ignoring reads until the connection ends.
+func ignoring(p *rawpeer.Peer) { p.Until(func(wire.Message) bool { return false }) }
+
+// wrapped is a storage in which single calls can be made to misbehave.
+type wrapped struct {
+	storage.Storage
+	read     func(p []byte, off int64) error // before reading
+	after    func(p []byte, off int64)       // what was read may be changed
+	write    func(p []byte, off int64) error
+	verified func(i bt.PieceIndex) error
+	closes   int
+}
+
+func (s *wrapped) ReadAt(p []byte, off int64) (int, error) {
+	if s.read != nil {
+		if err := s.read(p, off); err != nil {
+			return 0, err
+		}
+	}
+	n, err := s.Storage.ReadAt(p, off)
+	if s.after != nil {
+		s.after(p[:n], off)
+	}
+	return n, err
+}
+
+func (s *wrapped) WriteAt(p []byte, off int64) (int, error) {
+	if s.write != nil {
+		if err := s.write(p, off); err != nil {
+			return 0, err
+		}
+	}
+	return s.Storage.WriteAt(p, off)
+}
+
+func (s *wrapped) Verified(i bt.PieceIndex) error {
+	if s.verified != nil {
+		if err := s.verified(i); err != nil {
+			return err
+		}
+	}
+	return s.Storage.Verified(i)
+}
+
+func (s *wrapped) Close() error {
+	s.closes++
+	return s.Storage.Close()
+}
+
+// onto puts a wrapper around a node's storage; it comes after seeding.
+func onto(s *wrapped) func(*node, *Config) {
+	return func(n *node, cfg *Config) {
+		s.Storage = n.store
+		cfg.Open = func(*metainfo.Info) (storage.Storage, error) { return s, nil }
+	}
+}
+
+// with changes a node's configuration.
+func with(f func(cfg *Config)) func(*node, *Config) { return func(_ *node, cfg *Config) { f(cfg) } }
+
+var errTest = errors.New("as the test wants it")
