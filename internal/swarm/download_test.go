@@ -21,10 +21,10 @@ const piece = 16 << 10
 
 func TestSwarmCompletes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 60*4*piece+777, 4*piece, slow)
+		w := newWorld(t, 20*4*piece+777, 4*piece, slow)
 		seed := w.start(seeding)
 		nodes := []*node{seed}
-		for i := range 12 {
+		for i := range 8 {
 			n := w.start()
 			n.tor.AddPeers(seed.addr)
 			for range 2 {
@@ -63,7 +63,7 @@ func TestSwarmCompletes(t *testing.T) {
 func TestDisconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		link := slow
-		link.CutWithin = 600 << 10
+		link.CutWithin = 400 << 10
 		w := newWorld(t, 40*4*piece, 4*piece, link)
 		seeds := []*node{w.start(seeding), w.start(seeding)}
 		n := w.start()
@@ -124,7 +124,7 @@ func TestCorruptPiece(t *testing.T) {
 func TestChokeAndUnchoke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slots = 2
-		w := newWorld(t, 60*4*piece, 4*piece, simnet.Link{Latency: 10 * time.Millisecond, Rate: 100 << 10})
+		w := newWorld(t, 30*4*piece, 4*piece, simnet.Link{Latency: 10 * time.Millisecond, Rate: 100 << 10})
 		seed := w.start(seeding, with(func(cfg *Config) { cfg.UploadSlots = slots }))
 		var nodes []*node
 		for range 6 {
