@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/parley-bt/parley"
 	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+	"github.com/parley-bt/parley/metainfo"
 )
 
 type getFlags struct {
@@ -85,13 +88,15 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	start := time.Now()
 	m := a.ui.meter("downloading", true)
 	defer m.end()
-	o := parley.TorrentOptions{Dir: f.dir, Peers: peers}
+	o := parley.TorrentOptions{Dir: f.dir}
 	var t *parley.Torrent
 	switch s.kind {
 	case sourceTorrent:
 		t, err = c.AddTorrent(s.torrent, o)
 	case sourceMagnet:
-		t, err = c.AddMagnet(s.magnet, o)
+		magnet, linked := quietly(s.magnet)
+		peers = append(peers, linked...)
+		t, err = c.AddMagnet(magnet, o)
 	default:
 		t, err = c.AddInfoHash(s.hash, o)
 	}
@@ -101,7 +106,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if s.kind != sourceTorrent {
 		a.ui.note("waiting for metadata from %s", fromWhom(c, peers))
 	}
-	if err := a.download(ctx, t, m, f, alone); err != nil {
+	if err := a.download(ctx, t, m, f, peers, alone); err != nil {
 		return err
 	}
 	m.end()
@@ -110,13 +115,13 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	}
 	if f.seed {
 		a.announce(c, t, nil, nil)
-		return a.keepSeeding(ctx, t)
+		return a.keepSeeding(ctx, t, nil)
 	}
 	return nil
 }
 
-// download waits until the torrent is complete. alone says that no peer can be found.
-func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFlags, alone bool) error {
+// download dials peers and waits until the torrent is complete. alone says that no peer can be found.
+func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFlags, peers []netip.AddrPort, alone bool) error {
 	parent := ctx
 	if f.timeout > 0 {
 		var cancelTimeout context.CancelFunc
@@ -126,12 +131,23 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := a.watch(ctx, m, t, downloadText)
+	log := newSessionLog(a.ui)
+	if len(peers) > 0 {
+		waiting := a.explainWait(ctx, func() string {
+			if log.told.Load() {
+				return ""
+			}
+			return "no answer yet from " + addrList(peers)
+		})
+		defer waiting()
+	}
+	events := t.Events(ctx)
+	t.AddPeers(peers...)
 	logged := make(chan struct{})
 	go func() {
 		defer close(logged)
 		// How it ends is what WaitComplete says.
-		log := newSessionLog(a.ui)
-		_ = follow(ctx, t, func(ev parley.Event) {
+		_ = follow(ctx, events, func(ev parley.Event) {
 			log.handle(ev)
 			if ev.Kind == parley.EventMetadata {
 				a.ui.note("metadata received: %s, %s", safe.Escape(t.Name()), sizeText(t.Stats().TotalBytes))
@@ -145,6 +161,7 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 		}
 	}
 	if err == nil {
+		a.noteRenamed(t.Metainfo().Info)
 		err = t.WaitComplete(ctx)
 	}
 	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded) && parent.Err() == nil
@@ -179,11 +196,39 @@ func fromWhom(c *parley.Client, peers []netip.AddrPort) string {
 	if len(peers) == 0 {
 		return fmt.Sprintf("peers that connect to %s", c.Addr())
 	}
+	return addrList(peers)
+}
+
+func addrList(peers []netip.AddrPort) string {
 	list := make([]string, len(peers))
 	for i, p := range peers {
 		list[i] = p.String()
 	}
 	return strings.Join(list, ", ")
+}
+
+// noteRenamed says that files do not get the names that they have in the torrent, if so, and gives an example.
+func (a *app) noteRenamed(info *metainfo.Info) {
+	paths, err := metainfo.SafePaths(info)
+	if err != nil {
+		return // the torrent's storage has told already
+	}
+	changed, example := 0, ""
+	for i, f := range info.Files {
+		named := f.Path
+		if !info.SingleFile {
+			named = append([]string{info.Name}, f.Path...)
+		}
+		if f.Padding || slices.Equal(named, paths[i]) {
+			continue
+		}
+		if changed++; changed == 1 {
+			example = fmt.Sprintf("%s as %s", safe.Clip(strings.Join(named, "/"), 100), safe.Clip(filepath.Join(paths[i]...), 100))
+		}
+	}
+	if changed > 0 {
+		a.ui.note("%s stored under another name, one that every system allows: %s", plural(changed, "file"), example)
+	}
 }
 
 func (a *app) printDone(t *parley.Torrent, dir string, took time.Duration) error {

@@ -97,9 +97,10 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 			return failf(code, hint, "--type %q: %w", name, err)
 		}
 	}
+	events := t.Events(ctx)
 	t.AddPeers(peers...) // now that there are types to tell them of
 	log := newSessionLog(a.ui)
-	err = follow(ctx, t, log.handle)
+	err = follow(ctx, events, log.handle)
 	return a.stopped(ctx, t, err, start, log.sessions, received.Load())
 }
 
@@ -111,7 +112,7 @@ func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlag
 		if f.get || f.dir != "" {
 			return nil, nil, failf(exitUsage, "leave --get and -o out: "+s.path+" is shared from where it is", "%s: is no torrent to download", s.path)
 		}
-		return a.share(ctx, c, s, s.path, nil)
+		return a.share(ctx, c, s, s.path)
 	case sourceMagnet:
 		t, err = c.AddMagnet(s.magnet, o)
 		return t, nil, err
@@ -122,7 +123,7 @@ func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlag
 	if !f.get {
 		content, err := findContent(s.torrent.Info, s.path, f.dir)
 		if err == nil {
-			t, _, serr := a.share(ctx, c, s, content, nil)
+			t, _, serr := a.share(ctx, c, s, content)
 			if serr == nil || ctx.Err() != nil {
 				return t, nil, serr
 			}

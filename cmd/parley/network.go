@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -180,8 +182,8 @@ var (
 	broadcast   = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 )
 
-// quietly returns the link without the peers it names, and these: who registers message types first and dials then tells every peer of them in the first
-// exchange. A type that comes later is announced up to a second later.
+// quietly returns the link without the peers it names, and these: who dials them after it has asked for events hears of every one, and
+// who registers message types first tells every peer of them in the first exchange.
 func quietly(m metainfo.Magnet) (metainfo.Magnet, []netip.AddrPort) {
 	peers := linkPeers(m)
 	m.Peers = nil
@@ -196,11 +198,13 @@ func peerText(p parley.Peer) string {
 	return p.String()
 }
 
-// A sessionLog tells people on standard error, or machines on standard output, what happens to a torrent's peers.
+// A sessionLog tells people on standard error, or machines on standard output, what happens to a torrent's peers. It belongs to the
+// goroutine that hands it events; only told may be read by others.
 type sessionLog struct {
 	ui       *ui
 	dialed   map[netip.AddrPort]string // the last error told for each address
 	sessions int                       // how many peers have connected
+	told     atomic.Bool               // something has been printed of some peer
 }
 
 func newSessionLog(u *ui) *sessionLog {
@@ -216,6 +220,7 @@ func (l *sessionLog) handle(ev parley.Event) {
 	case parley.EventProgress:
 		return // the meter prints it, and less often
 	case parley.EventPeerConnected:
+		l.told.Store(true)
 		l.sessions++
 		delete(l.dialed, ev.Peer.Addr())
 	case parley.EventDialFailed:
@@ -228,6 +233,7 @@ func (l *sessionLog) handle(ev parley.Event) {
 			clear(l.dialed)
 		}
 		l.dialed[ev.Addr] = text
+		l.told.Store(true)
 	}
 	if l.ui.json {
 		l.ui.emit(eventJSON(ev))
@@ -272,9 +278,10 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// follow hands the torrent's events to handle until ctx ends or the torrent stops, and returns why.
-func follow(ctx context.Context, t *parley.Torrent, handle func(parley.Event)) error {
-	for ev := range t.Events(ctx) {
+// follow hands a torrent's events to handle until ctx, which they were asked for with, ends or the torrent stops, and returns why.
+// Whoever wants to hear of every peer asks for the events before the first address is dialled.
+func follow(ctx context.Context, events iter.Seq[parley.Event], handle func(parley.Event)) error {
+	for ev := range events {
 		handle(ev)
 		if ev.Kind == parley.EventError && ev.Err != nil {
 			return contentError(ev.Err)

@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
 	"github.com/parley-bt/parley"
 	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/storage"
@@ -111,6 +114,29 @@ func TestMeter(t *testing.T) {
 		}
 		if i := strings.LastIndex(got, "after\n"); strings.Contains(got[i:], "downloading") {
 			t.Error("the bar is drawn after its end")
+		}
+	})
+	t.Run("every line begins at the margin", func(t *testing.T) {
+		// A terminal echoes ^C where the cursor is; mpb believes that to be the first column.
+		out := newWatched()
+		u := &ui{stdio: stdio{out: out, err: out, outTTY: true, errTTY: true}}
+		m := u.meter("downloading", true)
+		m.set(50, 100, "text", nil)
+		out.wait(t, `\rdownloading  50% `)
+		u.note("a note")
+		out.wait(t, `\ra note\n`)
+		m.end()
+		if got := out.String(); strings.Count(got, "downloading") != strings.Count(got, "\rdownloading") || !strings.Contains(got, "\n\r\x1b[1A") {
+			t.Errorf("got %q", got)
+		}
+	})
+	t.Run("no bar without room", func(t *testing.T) {
+		bar := roomyBar{mpb.BarStyle().Build()}
+		for width, want := range map[int]bool{0: false, 2: false, 9: false, 10: true, 80: true} {
+			var b bytes.Buffer
+			if err := bar.Fill(&b, decor.Statistics{AvailableWidth: width, Total: 10, Current: 5}); err != nil || b.Len() > 0 != want {
+				t.Errorf("%d columns: %q, %v", width, &b, err)
+			}
 		}
 	})
 	t.Run("bar and redirected output", func(t *testing.T) {

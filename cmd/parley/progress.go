@@ -53,17 +53,18 @@ func (u *ui) meter(title string, withBar bool) *meter {
 	m.prog = mpb.New(mpb.WithOutput(u.err), mpb.WithAutoRefresh(), mpb.WithRefreshRate(barRefresh))
 	var filler mpb.BarFillerBuilder
 	if withBar {
-		filler = mpb.BarStyle().Rbound("] ")
+		filler = roomyBar{mpb.BarStyle().Rbound("] ").Build()}
 	}
 	// A total of 0 keeps the bar from ending by itself; end does that. Decorators run on the bar's goroutine
 	// while writers wait for it: they must not take ui.errMu.
-	// The spaces are ours: the library's own go with the bar when the terminal is too narrow for it.
+	// The spaces are ours: the library's own go with the bar when the terminal is too narrow for it. So is the carriage return: a
+	// terminal that echoes what is typed, such as ^C, moves the cursor away from where the library believes it is.
 	m.bar = m.prog.New(0, filler, mpb.BarFillerTrim(),
 		mpb.PrependDecorators(decor.Any(func(s decor.Statistics) string {
 			if !withBar || s.Total == 0 {
-				return m.title + " "
+				return "\r" + m.title + " "
 			}
-			return fmt.Sprintf("%s %3d%% ", m.title, percent(s.Current, s.Total))
+			return fmt.Sprintf("\r%s %3d%% ", m.title, percent(s.Current, s.Total))
 		})),
 		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string { return fit(*m.text.Load(), s.AvailableWidth) })),
 	)
@@ -71,6 +72,18 @@ func (u *ui) meter(title string, withBar bool) *meter {
 	u.bar = aboveBar{m.prog, u.err}
 	u.errMu.Unlock()
 	return m
+}
+
+// roomyBar leaves the bar out where it would be too short to show anything.
+type roomyBar struct{ mpb.BarFiller }
+
+func (b roomyBar) Build() mpb.BarFiller { return b }
+
+func (b roomyBar) Fill(w io.Writer, s decor.Statistics) error {
+	if s.AvailableWidth < 10 {
+		return nil
+	}
+	return b.BarFiller.Fill(w, s)
 }
 
 // fit shortens a live line to width columns as far as that goes without losing its figures.
@@ -130,6 +143,8 @@ func (m *meter) end() {
 	m.ui.errMu.Lock()
 	defer m.ui.errMu.Unlock()
 	m.ui.bar = nil
+	// Whatever was typed is wiped too. Nothing can be told to anybody when standard error is gone.
+	_, _ = m.ui.err.Write([]byte("\r"))
 	m.bar.Abort(true)
 	m.prog.Wait() // writes out what still waits above the bar
 }
@@ -212,9 +227,9 @@ type aboveBar struct {
 }
 
 func (w aboveBar) Write(b []byte) (int, error) {
-	n, err := w.prog.Write(b)
+	_, err := w.prog.Write(append([]byte("\r"), b...)) // see ui.meter
 	if errors.Is(err, mpb.ErrDone) {
 		return w.direct.Write(b)
 	}
-	return n, err
+	return len(b), err
 }

@@ -85,23 +85,23 @@ func (a *app) seed(ctx context.Context, arg, data string) (err error) {
 		return err
 	}
 	defer a.closeClient(c, &err)
-	t, skipped, err := a.share(ctx, c, s, content, peers)
+	t, skipped, err := a.share(ctx, c, s, content)
 	if err != nil {
 		return interrupted(ctx, err, "nothing was served yet")
 	}
 	a.announce(c, t, nil, skipped)
-	return a.keepSeeding(ctx, t)
+	return a.keepSeeding(ctx, t, peers)
 }
 
 // share adds what s is, whose content lies at content, to be served from there. It returns what of a folder is not served, too.
-func (a *app) share(ctx context.Context, c *parley.Client, s source, content string, peers []netip.AddrPort) (t *parley.Torrent, skipped []string, err error) {
+func (a *app) share(ctx context.Context, c *parley.Client, s source, content string) (t *parley.Torrent, skipped []string, err error) {
 	title := "hashing"
 	if s.kind == sourceTorrent {
 		title = "verifying"
 	}
 	m, onVerify := a.ui.hashing(title, false)
 	defer m.end()
-	o := parley.TorrentOptions{Peers: peers, OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
+	o := parley.TorrentOptions{OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
 	if s.kind == sourceTorrent {
 		t, err = c.SeedTorrent(ctx, s.torrent, content, o)
 		if err != nil && ctx.Err() == nil {
@@ -192,8 +192,8 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []str
 	}
 }
 
-// keepSeeding serves until ctx ends, which is the normal end, or the torrent stops, whose error it returns.
-func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent) error {
+// keepSeeding dials peers and serves until ctx ends, which is the normal end, or the torrent stops, whose error it returns.
+func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, peers []netip.AddrPort) error {
 	a.ui.note("serving; Ctrl-C ends")
 	start := time.Now()
 	m := a.ui.meter("seeding", false)
@@ -201,7 +201,9 @@ func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent) error {
 	stop := a.watch(ctx, m, t, seedText)
 	defer stop()
 	log := newSessionLog(a.ui)
-	err := follow(ctx, t, log.handle)
+	events := t.Events(ctx)
+	t.AddPeers(peers...)
+	err := follow(ctx, events, log.handle)
 	stop()
 	m.end()
 	return a.stopped(ctx, t, err, start, log.sessions, -1)

@@ -21,7 +21,7 @@ import (
 // maxMessageBytes is the largest message that is sent or accepted: what deployed BEP 10 clients take (EMP/1 table 7.6).
 const maxMessageBytes = 65_534
 
-// stillWaiting is when a send that has told nothing of its peers says what it waits for.
+// stillWaiting is when a command that has nobody to talk to says what it waits for.
 const stillWaiting = 3 * time.Second
 
 type sendFlags struct {
@@ -130,8 +130,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 		code, hint := classify(err)
 		return failf(code, hint, "--type %q: %w", f.typeName, err)
 	}
-	t.AddPeers(peers...) // now that there is a type to tell them of
-	if err := a.deliver(ctx, t, in, payload, to, f); err != nil {
+	if err := a.deliver(ctx, t, in, payload, peers, to, f); err != nil {
 		return interrupted(ctx, err, "no peer is known to have taken the message")
 	}
 	return interrupted(ctx, in.await(ctx, f.wait), "the message was taken, but answers were still waited for")
@@ -182,8 +181,8 @@ func (a *app) hashOf(ctx context.Context, path string) (bt.InfoHash, error) {
 	return c.InfoHash, nil
 }
 
-// deliver waits until a peer has taken the message.
-func (a *app) deliver(ctx context.Context, t *parley.Torrent, in *answers, payload []byte, to []netip.AddrPort, f sendFlags) error {
+// deliver dials peers and waits until one has taken the message. The type must have been registered, to tell them of it.
+func (a *app) deliver(ctx context.Context, t *parley.Torrent, in *answers, payload []byte, peers, to []netip.AddrPort, f sendFlags) error {
 	parent := ctx
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
@@ -191,10 +190,14 @@ func (a *app) deliver(ctx context.Context, t *parley.Torrent, in *answers, paylo
 		defer cancel()
 	}
 	log := newSessionLog(a.ui)
-	waiting := a.explainWait(ctx, t, f.typeName)
+	waiting := a.explainWait(ctx, func() string {
+		return fmt.Sprintf("still waiting for a peer that receives %s: %s connected", safe.Escape(f.typeName), plural(t.Stats().Peers, "peer"))
+	})
 	defer waiting()
+	events := t.Events(ctx)
+	t.AddPeers(peers...)
 	var last error // why the last peer did not take it
-	for ev := range t.Events(ctx) {
+	for ev := range events {
 		log.handle(ev)
 		switch ev.Kind {
 		case parley.EventError:
@@ -263,8 +266,9 @@ func typesText(p parley.Peer) string {
 	return "no message type"
 }
 
-// explainWait says after a while what is waited for, once, unless the function it returns is called before.
-func (a *app) explainWait(ctx context.Context, t *parley.Torrent, typeName string) (stop func()) {
+// explainWait prints what text returns after a while, once, unless the function it returns is called before, or the text is empty. The
+// text must be escaped.
+func (a *app) explainWait(ctx context.Context, text func() string) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -273,11 +277,9 @@ func (a *app) explainWait(ctx context.Context, t *parley.Torrent, typeName strin
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
-			n := 0
-			for range t.Peers() {
-				n++
+			if s := text(); s != "" {
+				a.ui.note("%s", s)
 			}
-			a.ui.note("still waiting for a peer that receives %s: %s connected", safe.Escape(typeName), plural(n, "peer"))
 		}
 	})
 	return func() { cancel(); wg.Wait() }

@@ -179,13 +179,22 @@ func TestGetFails(t *testing.T) {
 		dst := t.TempDir()
 		write(t, dst, "long.bin.part", read(t, long)[:16384]+strings.Repeat("x", 16384))
 		r := start(t, "get", torrent, "-o", dst, "--peer", nobody, "--json")
-		r.out.wait(t, `"verified"`)
-		r.out.wait(t, `"dial_failed"`)
+		r.out.wait(t, `"dial_failed"`) // nobody is dialled before what is there has been verified
 		r.interruptTo(t, exitInterrupted)
 		r.err.wait(t, "(?m)^parley: interrupted; 1 of 2 pieces; what was received stays in .* and is continued by the same command$")
 		if e := find(t, jsonLines(t, r.out.String()), "error"); e["exit_code"] != 130.0 {
 			t.Errorf("got %v", e)
 		}
+	})
+	t.Run("somebody who says nothing", func(t *testing.T) {
+		silent, err := net.Listen("tcp", loopback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close() // the system accepts for it
+		r := start(t, "get", torrent, "-o", t.TempDir(), "--peer", silent.Addr().String())
+		r.err.wait(t, "no answer yet from "+silent.Addr().String())
+		r.interruptTo(t, exitInterrupted)
 	})
 	t.Run("other content at the peer", func(t *testing.T) {
 		seed, _, addr := seedOf(t, write(t, t.TempDir(), "other.txt", "other"))
@@ -474,6 +483,25 @@ func TestSeedOfChangedContent(t *testing.T) {
 	}
 	if strings.Contains(r.err.String(), "-o") {
 		t.Error("the hint is for downloads")
+	}
+}
+
+func TestStoredUnderAnotherName(t *testing.T) {
+	b := metainfo.Builder{Name: "folder", PieceLength: 16384, PieceHashes: make([]byte, 20), Files: []metainfo.File{
+		{Path: []string{"fine.txt"}, Length: 1}, {Path: []string{"CON"}, Length: 1}, {Path: []string{"a\x1b[31mb"}, Length: 1}}}
+	mi, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	torrent := write(t, t.TempDir(), "x.torrent", string(mi.Append(nil)))
+	r := cli(t, "get", torrent, "-o", t.TempDir(), "--peer", "127.0.0.1:1", "--timeout", "500ms")
+	r.check(t, exitTimeout, "2 files stored under another name, one that every system allows: folder/CON as "+filepath.Join("folder", "_CON"))
+
+	plain := cli(t, "create", content(t, t.TempDir()), "-o", filepath.Join(t.TempDir(), "y.torrent"))
+	plain.check(t, exitOK)
+	torrent = strings.TrimPrefix(strings.SplitN(plain.out, "\n", 2)[0], "created:   ")
+	if r := cli(t, "get", torrent, "-o", t.TempDir(), "--peer", "127.0.0.1:1", "--timeout", "500ms"); strings.Contains(r.err, "another name") {
+		t.Errorf("nothing is renamed: %v", r)
 	}
 }
 
