@@ -62,7 +62,7 @@ func (t *Torrent) dial(now time.Time) {
 		return
 	}
 	for _, c := range t.candidates {
-		if t.dialing >= maxDialing || len(t.peers)+int(t.lingering.Load())+t.dialing >= t.cfg.MaxPeers {
+		if t.dialing >= maxDialing || len(t.peers)+int(t.lingering.Load())+t.dialing+t.halfOpen >= t.cfg.MaxPeers {
 			return
 		}
 		if c.busy || now.Before(c.next) {
@@ -93,12 +93,21 @@ func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 		return
 	}
 	p := t.newPeer(c.addr)
-	p.candidate = c
+	p.candidate, p.half = c, true
+	t.halfOpen++
 	cfg := peer.Config{Role: peer.Initiator, PeerID: t.cfg.PeerID, Reserved: OurReserved, HelloTimeout: peer.InitiatorTimeout,
 		KeepAlive: t.keepAlive(), Local: t.local()}
 	pc := peerconn.Start(nc, t.cfg.Conn, cfg, p)
 	if !t.greeting.begin(p, pc) {
 		pc.Close(peer.ErrUnknownTorrent) // unreachable: only the owner closes, and it runs this
+	}
+}
+
+// greeted says that the hello of a connection that we opened is complete, or will never be.
+func (t *Torrent) greeted(p *Peer) {
+	if p.half {
+		p.half = false
+		t.halfOpen--
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -44,9 +45,7 @@ func newWorld(t *testing.T, total, pieceBytes int64, link simnet.Link) *world {
 	t.Helper()
 	seed := rand.Uint64()
 	w := &world{t: t, seed: seed, net: simnet.New(seed, link), rng: rand.New(rand.NewPCG(seed, 1)), content: make([]byte, total)}
-	for i := range w.content {
-		w.content[i] = byte(w.rng.Uint32())
-	}
+	rand.NewChaCha8([32]byte{0: byte(seed), 1: byte(seed >> 8)}).Read(w.content) // never fails
 	b := metainfo.Builder{Name: "content", SingleFile: true, Files: []metainfo.File{{Path: []string{"content"}, Length: total}}, PieceLength: pieceBytes}
 	for at := int64(0); at < total; at += pieceBytes {
 		sum := sha1.Sum(w.content[at:min(at+pieceBytes, total)])
@@ -94,6 +93,7 @@ type node struct {
 	ln     net.Listener
 	stop   chan struct{}
 	closed bool
+	later  []func() // once the torrent runs
 
 	mu     sync.Mutex
 	events []Event
@@ -175,6 +175,9 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 		}
 	})
 	w.t.Cleanup(n.close)
+	for _, f := range n.later {
+		f()
+	}
 	return n
 }
 
@@ -207,6 +210,13 @@ func (n *node) count(k EventKind) (c int) {
 		}
 	}
 	return c
+}
+
+// dialled returns whom the node has dialled, and when.
+func (n *node) dialled() []dial {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.dials)
 }
 
 // waitComplete waits for the download and compares it.

@@ -266,4 +266,3 @@ func TestMetadataIsServed(t *testing.T) {
 		}
 	})
 }
-

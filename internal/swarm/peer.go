@@ -29,6 +29,7 @@ type Peer struct {
 	apps      Apps
 	addr      netip.AddrPort
 	candidate *candidate // nil for incoming connections
+	half      bool       // counted in halfOpen
 	incoming  bool
 	helloDone func() // called by the read loop; nil for outgoing connections and once called
 
@@ -334,6 +335,7 @@ func (g *greeting) close() {
 // opened takes a session in whose hellos are complete.
 func (t *Torrent) opened(p *Peer) {
 	t.greeting.opened(p)
+	t.greeted(p)
 	if err := t.admit(p); err != nil {
 		p.conn.Close(err)
 		return
@@ -577,6 +579,7 @@ func (t *Torrent) updateInterest(p *Peer) {
 // closed forgets a session that has ended.
 func (t *Torrent) closed(p *Peer, err error) {
 	t.greeting.ended(p)
+	t.greeted(p)
 	now := t.cfg.Now()
 	if p.candidate != nil {
 		t.candidateClosed(p, now, err)

@@ -167,6 +167,7 @@ type Torrent struct {
 	closing    bool
 	candidates map[netip.AddrPort]*candidate
 	dialing    int
+	halfOpen   int // connections that we opened and whose hello is under way
 	banned     map[bt.PeerID]struct{}
 	meta       metadataState
 
