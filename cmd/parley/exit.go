@@ -132,8 +132,8 @@ func classify(err error) (code int, hint string) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return exitTimeout, ""
 	case errors.Is(err, storage.ErrConflict):
-		if ce, ok := errors.AsType[*storage.ConflictError](err); ok && strings.HasSuffix(ce.Path, ".part") {
-			return exitStorage, "if another program downloads into this folder let it finish, else move the file away, or choose another folder with -o"
+		if ce, ok := errors.AsType[*storage.ConflictError](err); ok && (strings.HasSuffix(ce.Path, ".part") || strings.Contains(ce.Reason, "appeared")) {
+			return exitStorage, "if another program downloads into this folder let it finish and try again, else move the file away, or choose another folder with -o"
 		}
 		return exitStorage, "it was not touched; move it away, or choose another folder with -o"
 	case isDiskFull(err):

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/parley-bt/parley"
 )
 
 // TestMain lets tests run the program itself: as this binary with an environment variable.
@@ -389,7 +391,7 @@ func TestShowMagnet(t *testing.T) {
 
 func TestVersionJSON(t *testing.T) {
 	v := find(t, jsonLines(t, cli(t, "version", "--json").out), "version")
-	if v["version"] == "" || !strings.HasPrefix(fmt.Sprint(v["go"]), "go1.") || !strings.Contains(fmt.Sprint(v["platform"]), "/") {
+	if v["version"] != parley.Version || !strings.HasPrefix(fmt.Sprint(v["go"]), "go1.") || !strings.Contains(fmt.Sprint(v["platform"]), "/") {
 		t.Errorf("got %v", v)
 	}
 }

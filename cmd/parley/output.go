@@ -19,15 +19,16 @@ import (
 
 // stdio is what the program reads and writes. Whether a stream is a terminal is said here, so that tests can say it too.
 type stdio struct {
-	in             io.Reader
-	out, err       io.Writer
-	outTTY, errTTY bool
+	in                    io.Reader
+	out, err              io.Writer
+	inTTY, outTTY, errTTY bool
 }
 
 // osStdio returns the process's own streams.
 func osStdio() stdio {
 	return stdio{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		inTTY:  term.IsTerminal(int(os.Stdin.Fd())),
 		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
 		errTTY: drawable(os.Stderr),
 	}

@@ -249,6 +249,7 @@ func TestErrorsForPeople(t *testing.T) {
 	}{
 		{"a file in the way", fmt.Errorf("piece 8: %w", inTheWay), "a/b is a folder", "move it away, or choose another folder with -o"},
 		{"two downloads", &storage.ConflictError{Path: "a.part", Reason: "has appeared"}, "a.part has appeared", "another program"},
+		{"two downloads, one complete", &storage.ConflictError{Path: "a", Reason: "has appeared"}, "a has appeared", "another program"},
 		{"disk", fmt.Errorf("piece 8: storage: %w", &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}), "write x: " + syscall.ENOSPC.Error(), "make room"},
 		{"package names", errors.New("storage: nothing"), "nothing", ""},
 		{"own texts stay", failf(exitUsage, "do", "storage: is a word, %w", inTheWay), "is a word", "do"},

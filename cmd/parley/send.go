@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -136,6 +137,9 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 	return interrupted(ctx, in.await(ctx, f.wait), "the message was taken, but answers were still waited for")
 }
 
+// endOfInput is the key that ends standard input on a terminal of this system.
+var endOfInput = map[bool]string{false: "Ctrl-D", true: "Ctrl-Z and Enter"}[runtime.GOOS == "windows"]
+
 // payload returns the message to send.
 func (a *app) payload(ctx context.Context, message string) ([]byte, error) {
 	const hint = "send less, or in several messages"
@@ -150,6 +154,9 @@ func (a *app) payload(ctx context.Context, message string) ([]byte, error) {
 		err error
 	}
 	a.logger.Debug("reading the message from standard input")
+	if a.ui.inTTY {
+		a.ui.note("type the message; %s on a line of its own ends it", endOfInput)
+	}
 	read := make(chan result, 1)
 	// A read of standard input cannot be interrupted. If ctx ends first the goroutine ends with the process.
 	go func() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -521,6 +522,17 @@ func TestSkippedFilesAreNamed(t *testing.T) {
 		t.Errorf("got %v", s)
 	}
 	l.interrupt(t)
+}
+
+func TestSendFromTheKeyboard(t *testing.T) {
+	for _, tty := range []bool{true, false} {
+		var errOut bytes.Buffer
+		code := run(t.Context(), []string{"send", someMagnet, "--peer", "127.0.0.1:1", "--type", "a", "--timeout", "50ms", "-"},
+			stdio{in: strings.NewReader("hi"), inTTY: tty, out: io.Discard, err: &errOut})
+		if said := strings.Contains(errOut.String(), "type the message; "); code != exitTimeout || said != tty {
+			t.Errorf("terminal %v: exit code %d: %s", tty, code, &errOut)
+		}
+	}
 }
 
 func TestSendWaitsForAPeer(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/parley-bt/parley"
 )
 
 type versionEvent struct {
@@ -34,15 +36,12 @@ func (a *app) versionCmd() *cobra.Command {
 	}
 }
 
-// readVersion returns what the build has recorded about itself.
+// readVersion returns the version, which peers are told too, and what the build has recorded about itself.
 func readVersion() versionEvent {
-	v := versionEvent{head: now("version"), Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v := versionEvent{head: now("version"), Version: parley.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	bi, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
-	}
-	if bi.Main.Version != "" {
-		v.Version = bi.Main.Version
 	}
 	dirty := ""
 	for _, s := range bi.Settings {
@@ -53,8 +52,11 @@ func readVersion() versionEvent {
 			dirty = ", modified"
 		}
 	}
-	if v.Revision != "" {
+	switch {
+	case v.Revision != "":
 		v.Revision += dirty
+	case bi.Main.Version != "(devel)": // installed from a module proxy
+		v.Revision = bi.Main.Version
 	}
 	return v
 }
