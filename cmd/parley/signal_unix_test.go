@@ -68,3 +68,41 @@ func TestSignals(t *testing.T) {
 		})
 	}
 }
+
+// TestSignalWhileNobodyReads fills the pipe behind standard output, so that the listener cannot end by itself.
+func TestSignalWhileNobodyReads(t *testing.T) {
+	file := write(t, t.TempDir(), "talk.txt", "hello")
+	cmd := exec.Command(os.Args[0], "listen", file, "--type", "a", "--listen", loopback)
+	cmd.Env = append(os.Environ(), "PARLEY_TEST_MAIN=1")
+	errOut := newWatched()
+	cmd.Stderr = errOut
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	addr := errOut.wait(t, `(?m)^address: (\S+)$`)[1]
+	for range 5 { // 300,000 bytes: more than pipes hold, less than the listener's queue does
+		cliIn(t, strings.Repeat("x", 60_000), "send", file, "--peer", addr, "--type", "a", "-").check(t, exitOK)
+	}
+	begin := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	errOut.wait(t, "will not wait any longer")
+	state, err := cmd.Process.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code := state.ExitCode(); code != exitInterrupted {
+		t.Errorf("exit code %d, want %d", code, exitInterrupted)
+	}
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Errorf("took %v, want at most 2 s", d)
+	}
+	if err := stdout.Close(); err != nil {
+		t.Error(err)
+	}
+}
