@@ -133,7 +133,7 @@ Every character that a terminal would not show (control, bidirectional and zero-
   dial_failed        "addr", "error": it will be tried again, and this is told again when the reason changes
   message            "type", "peer", "bytes", and "payload" if it is UTF-8 text, else "payload_base64"
   echo_failed        "type", "peer", "error": a message that listen --echo could not return
-  sent               send: "type", "peer", "bytes": a peer has taken the message
+  sent               send: "type", "peer", "client", "bytes": a peer has taken the message
   answer             send --wait: the fields of message
   hashing            "done_pieces", "pieces"
   metadata           the metadata has come from a peer

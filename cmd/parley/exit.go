@@ -40,8 +40,8 @@ var exitCodes = []struct {
 	{exitTorrent, "not a valid .torrent or magnet link, or content that does not match its torrent"},
 	{exitListen, "cannot listen on the address given, for instance because the port is busy"},
 	{exitStorage, "cannot write: disk full, read-only, no permission, or a file of the user's is in the way"},
-	{exitTimeout, "the time of --timeout has passed: no peer took the message, or the download is incomplete"},
-	{exitInterrupted, "ended by Ctrl-C or a termination signal before it was done"},
+	{exitTimeout, "the time of --timeout or --wait has passed: no peer took the message, fewer answers came than --answers, or the download is incomplete"},
+	{exitInterrupted, "ended by Ctrl-C or a termination signal before it was done, or by force since it did not end in time"},
 }
 
 // exitCodeText returns the table as indented lines.
