@@ -154,10 +154,18 @@ func (t *Torrent) notify(e swarm.Event) {
 
 // Events yields what happens to the torrent from the call on, until the context ends or the torrent is closed (after [EventClosed]). A consumer that
 // is slow finds progress events merged and, past 1,024 waiting ones, an [EventMissed] that says how many were lost; messages are never among
-// them (see [Type.Messages]). Peers connected at the time of the call are reported first.
+// them (see [Type.Messages]). What holds at the time of the call is reported first: that existing data was verified, that the torrent is complete, who is
+// connected.
 func (t *Torrent) Events(ctx context.Context) iter.Seq[Event] {
 	x := &subscriber{wake: make(chan struct{}, 1)}
-	ok := t.sw.Call(func(peers map[*swarm.Peer]struct{}) {
+	ok := t.sw.Call(func(peers map[*swarm.Peer]struct{}, s swarm.Stats) {
+		stats := statsOf(s)
+		if stats.State == StateDownloading || stats.State == StateSeeding {
+			x.waiting = append(x.waiting, Event{Kind: EventVerified, Time: time.Now(), Stats: stats})
+		}
+		if stats.State == StateSeeding {
+			x.waiting = append(x.waiting, Event{Kind: EventComplete, Time: time.Now(), Stats: stats})
+		}
 		for p := range peers {
 			for _, k := range []EventKind{EventPeerConnected, EventPeerTypes} {
 				x.waiting = append(x.waiting, Event{Kind: k, Time: time.Now(), Peer: peerOf(p)})

@@ -136,7 +136,7 @@ func TestChokeAndUnchoke(t *testing.T) {
 		most := 0
 		for range 600 {
 			time.Sleep(time.Second)
-			seed.tor.Call(func(peers map[*Peer]struct{}) {
+			seed.tor.Call(func(peers map[*Peer]struct{}, _ Stats) {
 				unchoked := 0
 				for p := range peers {
 					if p.unchoked {
@@ -206,7 +206,7 @@ func TestSnubbedPeerComesBack(t *testing.T) {
 		})
 		time.Sleep(pipeline.SnubFirst + 5*time.Second)
 		snubbed := func() (s bool) {
-			n.tor.Call(func(peers map[*Peer]struct{}) {
+			n.tor.Call(func(peers map[*Peer]struct{}, _ Stats) {
 				for q := range peers {
 					s = q.snubbed
 				}

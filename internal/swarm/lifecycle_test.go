@@ -282,7 +282,7 @@ func TestCloseInEveryState(t *testing.T) {
 				if ps := n.tor.Peers(); len(ps) != 0 {
 					t.Errorf("after Close: %d peers", len(ps))
 				}
-				if n.tor.Call(func(map[*Peer]struct{}) {}) {
+				if n.tor.Call(func(map[*Peer]struct{}, Stats) {}) {
 					t.Error("after Close: Call ran")
 				}
 				select {

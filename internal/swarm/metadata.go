@@ -15,6 +15,7 @@ const (
 	metaFetches  = 3                // peers that are asked at once, each for all of it, so that blame is certain
 	metaWindow   = 8                // pieces asked of one peer at once
 	metaPatience = 15 * time.Second // without a piece before another peer is asked
+	metaAgain    = 5 * time.Second  // before a peer that refused is asked again: it may have been busy, and there may be nobody else
 )
 
 // metadataState is how far the torrent has come with fetching its metadata.
@@ -140,7 +141,7 @@ func (t *Torrent) tickMetadata(now time.Time) {
 		case f == nil:
 		case f.active && now.Sub(f.last) > metaPatience:
 			t.refuseMetadata(p)
-		case f.refused && now.Sub(f.last) > 4*metaPatience:
+		case f.refused && now.Sub(f.last) > metaAgain:
 			p.meta = nil
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/parley-bt/parley/internal/rawpeer"
 	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/storage"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/ltep"
 )
@@ -214,6 +215,15 @@ func TestMetadataIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 10*piece, piece, slow)
 		seed, empty := w.start(seeding), w.start(magnet)
+		opened := make(chan struct{})
+		opening := w.start(seeding, with(func(cfg *Config) { // its storage is still being opened
+			open := cfg.Open
+			cfg.Open = func(info *metainfo.Info) (storage.Storage, error) {
+				<-opened
+				return open(info)
+			}
+		}))
+		defer close(opened)
 		ask := func(n *node, piece uint32) ltep.Metadata {
 			t.Helper()
 			p := w.raw(n)
@@ -254,6 +264,9 @@ func TestMetadataIsServed(t *testing.T) {
 		}
 		if md := ask(seed, 0); md.Type != ltep.MetadataData || !bytes.Equal(md.Data, w.info.Bytes) {
 			t.Errorf("piece 0 of a seed: type %v, %d bytes", md.Type, len(md.Data))
+		}
+		if md := ask(opening, 0); md.Type != ltep.MetadataData {
+			t.Errorf("of one that is being opened: type %v, although its exchange offers the metadata", md.Type)
 		}
 		if md := ask(seed, 1); md.Type != ltep.MetadataReject || md.Piece != 1 {
 			t.Errorf("piece 1 of one: %+v, want a reject", md)

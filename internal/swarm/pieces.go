@@ -184,7 +184,7 @@ func (t *Torrent) corruptPiece(a *assembly) {
 	t.wasted += int64(a.bytes)
 	t.keys = t.picker.Contributors(t.keys[:0], a.index)
 	t.picker.Failed(a.index)
-	t.cfg.Log.Warn("piece failed its hash", "piece", a.index, "contributors", len(t.keys))
+	t.cfg.Log.Info("piece failed its hash", "piece", a.index, "contributors", len(t.keys))
 	if len(t.keys) != 1 {
 		return
 	}

@@ -348,7 +348,7 @@ func (t *Torrent) fail(err error) {
 	}
 	t.err = err
 	t.state = StateStopped
-	t.cfg.Log.Warn("torrent stopped", "error", err)
+	t.cfg.Log.Info("torrent stopped", "error", err)
 	t.picker = nil
 	t.discardOpen()
 	for p := range t.peers {
@@ -375,6 +375,7 @@ func (t *Torrent) gotInfo(info *metainfo.Info) {
 	t.info = info
 	t.meta = metadataState{}
 	t.state = StateVerifying
+	t.publish() // exchanges say from now on that we have the metadata
 	t.group.Go(func() {
 		store, err := t.cfg.Open(info)
 		have := bitfield.New(info.NumPieces())
@@ -558,9 +559,9 @@ func (t *Torrent) Peers() []*Peer {
 	return ps
 }
 
-// Call runs f on the owner with the peers connected now, and waits for it. f must not block, nor call the torrent. It reports whether f ran.
-func (t *Torrent) Call(f func(peers map[*Peer]struct{})) bool {
-	return t.do(func() { f(t.peers) })
+// Call runs f on the owner with the peers connected now and a snapshot, and waits for it. f must not block, nor call the torrent. It reports whether f ran.
+func (t *Torrent) Call(f func(peers map[*Peer]struct{}, s Stats)) bool {
+	return t.do(func() { f(t.peers, t.stats()) })
 }
 
 // Announce tells every peer that the set of message types has changed.
