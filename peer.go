@@ -179,7 +179,10 @@ func (p Peer) Flush(ctx context.Context) error {
 	poll := time.NewTicker(2 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		if n, known := conn.Unacknowledged(); !known || n == 0 {
+		switch n, known := conn.Unacknowledged(); {
+		case !known:
+			return conn.Flush(ctx) // the system cannot tell; or the session has ended, and the connection knows
+		case n == 0:
 			return nil
 		}
 		select {

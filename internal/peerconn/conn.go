@@ -100,6 +100,7 @@ type Conn struct {
 	flushers []flusher
 	appIn    int64     // bytes of messages that were ever queued
 	appOut   int64     // of those, how many were written
+	taken    bool      // when the connection ended, the peer's system had acknowledged all that was written
 	timerAt  time.Time // when Timers will call; zero if it will not
 	timerPos int       // in the heap of Timers, guarded by Timers.mu
 	unsent   []byte    // what answer could not write; the writer does it first
@@ -303,6 +304,10 @@ func (c *Conn) fail(err error) {
 		if c.session != nil {
 			c.session.Interrupt()
 		}
+		if c.appOut > 0 { // somebody may want to know
+			n, known := unacknowledged(c.nc)
+			c.taken = known && n == 0
+		}
 		c.nc.Close() // the read loop reports the end; the error of a second close says nothing
 		c.wake(true)
 	}
@@ -398,11 +403,13 @@ func (c *Conn) wake(all bool) {
 }
 
 // Flush waits until the messages queued before have been written to the socket; what is queued afterwards, and what the peer downloads meanwhile, is not
-// waited for. The errors are ctx's, and [net.ErrClosed] wrapped once the connection has ended.
+// waited for. The errors are ctx's, and [net.ErrClosed] wrapped once the connection has ended, unless it is known that the peer's system had
+// acknowledged everything by then.
 func (c *Conn) Flush(ctx context.Context) error {
 	c.mu.Lock()
-	if c.appOut < c.appIn && c.netErr == nil {
-		f := flusher{c.appIn, make(chan struct{})}
+	at := c.appIn
+	if c.appOut < at && c.netErr == nil {
+		f := flusher{at, make(chan struct{})}
 		c.flushers = append(c.flushers, f)
 		c.mu.Unlock()
 		select {
@@ -413,7 +420,7 @@ func (c *Conn) Flush(ctx context.Context) error {
 		c.mu.Lock()
 	}
 	defer c.mu.Unlock()
-	if c.netErr != nil {
+	if c.netErr != nil && (!c.taken || c.appOut < at) {
 		return c.closedErr()
 	}
 	return nil
