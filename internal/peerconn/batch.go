@@ -23,8 +23,22 @@ type Event struct {
 	Metadata *ltep.Metadata   // Metadata
 }
 
-// Batch is the messages of one read, in order. It has one owner, who gives it back with Release when the events have been handled.
-type Batch struct{ Events []Event }
+// Batch is messages of one read, in order: all of them, unless they take much more memory than they took on the wire. It has one owner, who gives it
+// back with Release when the events have been handled.
+type Batch struct {
+	Events []Event
+	data   int // block buffers in Events
+}
+
+// Bounds of a batch. Frames of a few bytes become events of many, and a block of one byte takes a whole buffer: without a bound a read full of
+// them would take a thousand times its size.
+const (
+	maxBatchEvents = 2048
+	maxBatchBlocks = blockbuf.LargeBytes/bt.BlockBytes + 1 // a read of whole blocks is one batch
+)
+
+// full reports whether the batch is to be handed over before more is added.
+func (b *Batch) full() bool { return len(b.Events) >= maxBatchEvents || b.data >= maxBatchBlocks }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}
 
@@ -33,7 +47,7 @@ func newBatch() *Batch { return batches.Get().(*Batch) }
 // Release gives the batch back. Data that nobody took must have been released before.
 func (b *Batch) Release() {
 	clear(b.Events)
-	b.Events = b.Events[:0]
+	b.Events, b.data = b.Events[:0], 0
 	batches.Put(b)
 }
 
@@ -57,6 +71,7 @@ func (b *Batch) add(m *peer.Machine, msg wire.Message) *Event {
 			return nil // nothing larger was ever asked for: the machine's limit is the largest block requested
 		}
 		e.Data = blockbuf.Get()
+		b.data++
 		e.Data.SetLen(copy(e.Data.Bytes(), t.Data))
 	case *wire.Have:
 		e.Block.Index = t.Index

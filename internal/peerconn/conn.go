@@ -601,6 +601,10 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 			if e := batch.add(&c.m, ev.Msg); e != nil && e.Types != nil {
 				c.session.Types(e.Types)
 			}
+			if batch.full() {
+				c.handOver(batch)
+				batch = nil
+			}
 		}
 	}
 	c.corked = false
@@ -649,6 +653,16 @@ func (c *Conn) answer(buf []byte) {
 		c.writing, c.appOut = false, gone
 		c.wake(false)
 	}
+}
+
+// handOver delivers a batch that is full in the middle of a read. The lock is held, and released meanwhile; what others send is not held up.
+func (c *Conn) handOver(b *Batch) {
+	c.corked, c.busy = false, true
+	c.after()
+	c.mu.Unlock()
+	c.session.Deliver(c, b)
+	c.mu.Lock()
+	c.corked, c.busy = true, false
 }
 
 // finish reports the end of the connection.

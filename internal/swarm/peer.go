@@ -489,7 +489,7 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 		return
 	}
 	now := t.cfg.Now()
-	refill := false
+	refill, rechoke := false, false
 	for i := range b.Events {
 		e := &b.Events[i]
 		switch e.Kind {
@@ -508,7 +508,7 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 			refill = true
 		case wire.KindInterested, wire.KindNotInterested:
 			p.peerInterested = e.Kind == wire.KindInterested
-			t.rechoke(now)
+			rechoke = true // once, however often it changes its mind
 		case wire.KindHave:
 			t.peerHave(p, e)
 		case wire.KindBitfield:
@@ -535,6 +535,9 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 		}
 	}
 	b.Release()
+	if rechoke {
+		t.rechoke(now)
+	}
 	if refill {
 		t.fill(p, now)
 	}
