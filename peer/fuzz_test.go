@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,7 +42,7 @@ func fuzzed(t testing.TB, how byte) *dialogue {
 	d.feed(helloOf(v.bits))
 	d.events = nil
 	if how&32 != 0 && v.dialect == wire.DialectLTEP {
-		use := &WeUse{Metadata: 1}
+		use := &WeUse{Metadata: 1, PEX: ourPEX, DontHave: ourDontHave, UploadOnly: ourUploadOnly}
 		use.MaxBytes[10], use.MaxBytes[11] = 101, 1
 		if err := d.m.SendExchange(&ltep.Exchange{M: []ltep.Entry{{Name: "ut_metadata", ID: 1}, {Name: "a", ID: 10}, {Name: "b", ID: 11}}}, use); err != nil {
 			t.Fatal(err)
@@ -77,6 +78,9 @@ func (d *dialogue) checkBounds() {
 		if b.have > b.limit {
 			d.t.Fatalf("%s: %d, the limit is %d", name, b.have, b.limit)
 		}
+	}
+	if m.spareHas != nil && (!m.hasAll || !m.spareHas.Full()) {
+		d.t.Fatalf("a spare set of %d pieces of %d while the peer has all: %v", m.spareHas.Count(), m.spareHas.Len(), m.hasAll)
 	}
 	if m.has != nil && (m.hasAll || m.has.Len() != m.geom.NumPieces()) {
 		d.t.Fatalf("the peer has all: %v, and a set of %d pieces of %d", m.hasAll, m.has.Len(), m.geom.NumPieces())
@@ -147,13 +151,15 @@ type step struct {
 	ours func(d *dialogue, n uint32) error
 }
 
+var somebody = netip.MustParseAddrPort("192.0.2.1:6881")
+
 func steps() []step {
 	b := func(n uint32) bt.Block {
 		return block(bt.PieceIndex(n%21), n>>5%5*16384, []uint32{16384, 1000, 1, 131072}[n>>8%4])
 	}
 	name := func(n uint32) string {
 		if n%7 == 0 {
-			return "ut_metadata"
+			return []string{ltep.NameMetadata, ltep.NamePEX, ltep.NameDontHave, ltep.NameUploadOnly}[n>>11%4]
 		}
 		return "type" + strconv.Itoa(int(n%7))
 	}
@@ -188,6 +194,15 @@ func steps() []step {
 		{name: "metadata", peer: func(n uint32) any {
 			return ltep.Metadata{Type: ltep.MetadataType(n % 3), Piece: n >> 8 % 300}
 		}},
+		{name: "pex", peer: func(n uint32) any {
+			return ltep.PEX{Added: []ltep.PEXPeer{{Addr: somebody, Flags: ltep.PEXFlags(n)}}, Dropped: []netip.AddrPort{somebody}}
+		}},
+		{name: "malformed pex", peer: func(uint32) any { return app(ourPEX, "d5:added") }},
+		{name: "dont have", peer: func(n uint32) any { return ltep.DontHave{Index: bt.PieceIndex(n % 21)} }},
+		{name: "upload only", peer: func(n uint32) any { return ltep.UploadOnly{On: n%2 == 0} }},
+		{name: "Send pex", ours: send(func(uint32) wire.Message { return ltep.PEX{Dropped: []netip.AddrPort{somebody}} })},
+		{name: "Send dont have", ours: send(func(n uint32) wire.Message { return ltep.DontHave{Index: bt.PieceIndex(n)} })},
+		{name: "Send upload only", ours: send(func(n uint32) wire.Message { return ltep.UploadOnly{On: n%2 == 0} })},
 		{name: "Send choke", ours: send(func(uint32) wire.Message { return wire.Choke{} })},
 		{name: "Send unchoke", ours: send(func(uint32) wire.Message { return wire.Unchoke{} })},
 		{name: "Send interested", ours: send(func(uint32) wire.Message { return wire.Interested{} })},
@@ -197,7 +212,7 @@ func steps() []step {
 		{name: "Send have all", ours: send(func(uint32) wire.Message { return wire.HaveAll{} })},
 		{name: "SendExtended", ours: func(d *dialogue, n uint32) error { return d.m.SendExtended(byte(n), make([]byte, n>>8%2000)) }},
 		{name: "SendExchange", ours: func(d *dialogue, n uint32) error {
-			use := &WeUse{Metadata: byte(n & 1)}
+			use := &WeUse{Metadata: byte(n & 1), PEX: byte(n >> 3 & 1 * ourPEX), DontHave: byte(n >> 4 & 1 * ourDontHave), UploadOnly: byte(n >> 5 & 1 * ourUploadOnly)}
 			use.MaxBytes[10], use.MaxBytes[11] = n>>1%200, n>>2&1
 			return d.m.SendExchange(&ltep.Exchange{M: []ltep.Entry{{Name: "a", ID: byte(n)}}}, use)
 		}},

@@ -113,7 +113,30 @@ func helloOf(bits wire.Reserved) []byte {
 	return classic.AppendHello(nil, classic.Hello{Reserved: bits, InfoHash: someHash, PeerID: theirID})
 }
 
-// encode writes messages as a peer would: plain values, raw bytes, exchanges, and metadata under the id 1 that we gave out.
+// The ids that we give out in the tests of the extensions other than ut_metadata, which has 1, and those that the peer gives out.
+const (
+	ourPEX, ourDontHave, ourUploadOnly       = 3, 4, 5
+	theirPEX, theirDontHave, theirUploadOnly = 33, 34, 35
+)
+
+// openExtensions is openLTEP with every extension offered by both sides.
+func openExtensions(t testing.TB, v variant, g bt.Geometry) *dialogue {
+	t.Helper()
+	d := openLTEP(t, v, g)
+	use := *d.m.weUse
+	use.PEX, use.DontHave, use.UploadOnly = ourPEX, ourDontHave, ourUploadOnly
+	if err := d.m.SendExchange(&ltep.Exchange{}, &use); err != nil {
+		t.Fatal(err)
+	}
+	d.output()
+	theirs := ltep.Exchange{M: []ltep.Entry{{Name: ltep.NameDontHave, ID: theirDontHave}, {Name: ltep.NameUploadOnly, ID: theirUploadOnly},
+		{Name: ltep.NamePEX, ID: theirPEX}}}
+	d.feed(theirs)
+	d.want(theirs)
+	return d
+}
+
+// encode writes messages as a peer would: plain values, raw bytes, exchanges, and messages of extensions under the ids that we gave out.
 func encode(t testing.TB, items ...any) (b []byte) {
 	t.Helper()
 	for _, item := range items {
@@ -160,6 +183,12 @@ func encode(t testing.TB, items ...any) (b []byte) {
 			b = classic.AppendExtended(b, wire.Extended{ID: 0, Payload: ltep.AppendExchange(nil, &m)})
 		case ltep.Metadata:
 			b = classic.AppendExtended(b, wire.Extended{ID: 1, Payload: ltep.AppendMetadata(nil, m)})
+		case ltep.PEX:
+			b = classic.AppendExtended(b, wire.Extended{ID: ourPEX, Payload: ltep.AppendPEX(nil, m)})
+		case ltep.DontHave:
+			b = classic.AppendExtended(b, wire.Extended{ID: ourDontHave, Payload: ltep.AppendDontHave(nil, m)})
+		case ltep.UploadOnly:
+			b = classic.AppendExtended(b, wire.Extended{ID: ourUploadOnly, Payload: ltep.AppendUploadOnly(nil, m)})
 		default:
 			t.Fatalf("no way to write %T", item)
 		}

@@ -134,15 +134,22 @@ type Machine struct {
 	peerID   bt.PeerID
 	reserved wire.Reserved
 	theyUse  ltep.TheyUse
-	exchange ltep.Exchange // scratch for the last one received
-	metadata ltep.Metadata // scratch
+	pexNext  time.Time // when the next ut_pex counts
+
+	// scratch for the last message received of each kind
+	exchange   ltep.Exchange
+	metadata   ltep.Metadata
+	dontHave   ltep.DontHave
+	uploadOnly ltep.UploadOnly
 
 	// the torrent
 	geom        bt.Geometry
 	has         *bitfield.Set // nil until known, or while hasAll
 	hasAll      bool
-	earlyBits   []byte // a bitfield that came before the metadata; not nil, even if it is empty
-	earlyHave   []bt.PieceIndex
+	loses       bool            // it has taken a Have back, and may do so often
+	spareHas    *bitfield.Set   // a full set for a peer that loses pieces and has all now, so that none is made each time
+	earlyBits   []byte          // a bitfield that came before the metadata; not nil, even if it is empty
+	earlyHave   []bt.PieceIndex // gained, or lost where marked with earlyGone, in order
 	bitfieldGot bool
 
 	weUse *WeUse
@@ -249,7 +256,7 @@ func (m *Machine) Close(err error) {
 	m.err = err
 	m.in, m.partial, m.used = nil, nil, 0
 	m.requests, m.metaWants = queue[bt.Block]{}, queue[uint32]{}
-	m.earlyBits, m.earlyHave = nil, nil
+	m.earlyBits, m.earlyHave, m.spareHas = nil, nil, nil
 }
 
 // Feed gives the machine the next bytes of the peer. b is borrowed until Next returns false, and may be changed in place. The caller must drain Next
@@ -449,12 +456,20 @@ func (m *Machine) SetGeometry(g bt.Geometry) error {
 		}
 	}
 	for _, i := range haves {
+		kind, gone := wire.KindHave, i&earlyGone != 0
+		if gone {
+			kind, i = wire.KindDontHave, i&^earlyGone
+		}
 		if int(i) >= g.NumPieces() {
-			err := m.protocolError(ErrBadState, wire.KindHave, "piece %d of %d", i, g.NumPieces())
+			err := m.protocolError(ErrBadState, kind, "piece %d of %d", i, g.NumPieces())
 			m.Close(err)
 			return err
 		}
-		m.markHas(i)
+		if gone {
+			m.unmarkHas(i)
+		} else {
+			m.markHas(i)
+		}
 	}
 	return nil
 }
@@ -493,9 +508,23 @@ func (m *Machine) markHas(i bt.PieceIndex) bool {
 		return false
 	}
 	if m.has.Full() {
+		if m.loses {
+			m.spareHas = m.has
+		}
 		m.has, m.hasAll = nil, true
 	}
 	return true
+}
+
+// unmarkHas takes a piece from what the peer has, and reports whether it was there.
+func (m *Machine) unmarkHas(i bt.PieceIndex) bool {
+	if m.loses = true; m.hasAll {
+		if m.has, m.spareHas = m.spareHas, nil; m.has == nil {
+			m.has = bitfield.NewFull(m.geom.NumPieces())
+		}
+		m.hasAll = false
+	}
+	return m.has != nil && m.has.Remove(int(i))
 }
 
 func bitfieldBytes(g bt.Geometry) int { return bitfield.Bytes(g.NumPieces()) }

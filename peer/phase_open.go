@@ -15,9 +15,22 @@ const maxEarlyHave = 16 << 10
 // maxMetaWants bounds how many pieces of metadata a peer may have asked for at once; more are rejected. It covers 4 MiB at once.
 const maxMetaWants = 256
 
-// WeUse is the table of extended ids that this side gave out. It is never changed once sessions use it, so that they can share it.
+// Of ut_pex one message a minute counts (EMP/1 section 8). Networks bunch messages up, so one may come a little early: the next is then due a minute after it should have come.
+const (
+	pexEvery = time.Minute
+	pexSlack = 10 * time.Second
+)
+
+// earlyGone marks what stands in earlyHave for a piece that the peer has lost: higher than any index of a piece.
+const earlyGone bt.PieceIndex = 1 << 31
+
+// WeUse is the table of extended ids that this side gave out; 0 is an extension that is not offered. It is never changed once sessions use it, so that they
+// can share it.
 type WeUse struct {
-	Metadata uint8 // ut_metadata; 0 if not offered
+	Metadata   uint8 // ut_metadata (BEP 9)
+	PEX        uint8 // ut_pex (BEP 11); must be 0 for a private torrent (BEP 27)
+	DontHave   uint8 // lt_donthave (BEP 54)
+	UploadOnly uint8 // upload_only (BEP 21)
 	// MaxBytes holds, for each id that names an application type, the largest message accepted, plus one; 0 for ids that name none. Withdrawn ids are 0 too:
 	// what still comes for them has no effect (EMP/1 section 7.1).
 	MaxBytes [256]uint32
@@ -115,19 +128,68 @@ func (m *Machine) handleHave(h *wire.Have) (wire.Message, error) {
 		return nil, err
 	}
 	if !m.geom.Known() {
-		if m.hasAll {
+		if m.hasAll && len(m.earlyHave) == 0 {
 			return nil, m.quiet()
 		}
-		if len(m.earlyHave) >= maxEarlyHave || int64(h.Index) >= bt.MaxPieces {
-			return nil, m.protocolError(ErrBadState, h.Kind(), "too many or too high before the metadata is known")
-		}
-		m.earlyHave = append(m.earlyHave, h.Index)
-		return nil, nil
+		return nil, m.rememberHave(h.Kind(), h.Index, 0)
 	}
 	if !m.markHas(h.Index) {
 		return nil, m.quiet()
 	}
 	return h, nil
+}
+
+// rememberHave keeps what the peer gained or lost (mark is then [earlyGone]) until the metadata is known.
+func (m *Machine) rememberHave(k wire.Kind, i, mark bt.PieceIndex) error {
+	if len(m.earlyHave) >= maxEarlyHave || int64(i) >= bt.MaxPieces {
+		return m.protocolError(ErrBadState, k, "too many or too high before the metadata is known")
+	}
+	m.earlyHave = append(m.earlyHave, i|mark)
+	return nil
+}
+
+// handleDontHave takes a Have back (BEP 54). The owner is told only if the peer had the piece.
+func (m *Machine) handleDontHave(payload []byte) (wire.Message, error) {
+	d, err := ltep.ParseDontHave(payload)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.inRange(d.Kind(), d.Index); err != nil {
+		return nil, err
+	}
+	if !m.geom.Known() {
+		return nil, m.rememberHave(d.Kind(), d.Index, earlyGone)
+	}
+	if !m.unmarkHas(d.Index) {
+		return nil, m.quiet()
+	}
+	m.dontHave = d
+	return &m.dontHave, nil
+}
+
+// handlePEX hands on who joined and left (BEP 11), at most once a minute; what comes sooner is ignored unread (EMP/1 section 8).
+func (m *Machine) handlePEX(payload []byte) (wire.Message, error) {
+	if m.now.Before(m.pexNext.Add(-pexSlack)) {
+		return nil, nil
+	}
+	p, err := ltep.ParsePEX(payload)
+	if err != nil {
+		return nil, err
+	}
+	if m.pexNext.Before(m.now) {
+		m.pexNext = m.now
+	}
+	m.pexNext = m.pexNext.Add(pexEvery)
+	return &p, nil // no scratch: a quiet session must not hold it until the next one
+}
+
+func (m *Machine) handleUploadOnly(payload []byte) (wire.Message, error) {
+	u, err := ltep.ParseUploadOnly(payload)
+	if err != nil {
+		return nil, err
+	}
+	m.uploadOnly = u
+	return &m.uploadOnly, nil
 }
 
 // repeatedBitfield counts a Bitfield or HaveAll that is not the session's first. BEP 3 and BEP 6 have one, before anything else; deployed clients send it after other
@@ -209,6 +271,12 @@ func (m *Machine) handleExtended(e *wire.Extended) (wire.Message, error) {
 		return nil, m.quiet()
 	case e.ID == m.weUse.Metadata:
 		return m.handleMetadata(e.Payload)
+	case e.ID == m.weUse.PEX:
+		return m.handlePEX(e.Payload)
+	case e.ID == m.weUse.DontHave:
+		return m.handleDontHave(e.Payload)
+	case e.ID == m.weUse.UploadOnly:
+		return m.handleUploadOnly(e.Payload)
 	}
 	limit := m.weUse.MaxBytes[e.ID]
 	if limit == 0 {

@@ -11,8 +11,9 @@ import (
 	"github.com/parley-bt/parley/wire/ltep"
 )
 
-// Send puts one control message into the outbox. m is a plain value of package wire; pieces, application messages and exchanges have calls
-// of their own. The errors are [ErrNotOpen] and [ErrUnsupported], and [ErrControlBacklog] from a Choke that rejects too much: that one has closed
+// Send puts one control message into the outbox. msg is a plain value of package wire, or a PEX, DontHave or UploadOnly of package ltep; pieces, application
+// messages, metadata and exchanges have calls of their own. How often PEX goes out, and how long it is, is up to the caller. The errors are [ErrNotOpen] and
+// [ErrUnsupported] (also for an extension that the peer has no id for), and [ErrControlBacklog] from a Choke that rejects too much: that one has closed
 // the session.
 func (m *Machine) Send(msg wire.Message) error {
 	if m.phase != PhaseOpen {
@@ -69,10 +70,47 @@ func (m *Machine) Send(msg wire.Message) error {
 		m.out = classic.AppendReject(m.out, t)
 	case wire.Port:
 		m.out = classic.AppendPort(m.out, t)
+	case ltep.PEX:
+		head, ok := m.beginExtension(ltep.NamePEX)
+		if !ok {
+			return ErrUnsupported
+		}
+		m.out = ltep.AppendPEX(m.out, t)
+		m.endExtension(head)
+	case ltep.DontHave:
+		head, ok := m.beginExtension(ltep.NameDontHave)
+		if !ok {
+			return ErrUnsupported
+		}
+		m.out = ltep.AppendDontHave(m.out, t)
+		m.endExtension(head)
+	case ltep.UploadOnly:
+		head, ok := m.beginExtension(ltep.NameUploadOnly)
+		if !ok {
+			return ErrUnsupported
+		}
+		m.out = ltep.AppendUploadOnly(m.out, t)
+		m.endExtension(head)
 	default:
 		return ErrUnsupported
 	}
 	return nil
+}
+
+// beginExtension begins a message of an extension in the outbox and returns where; false if the peer has no id for it.
+func (m *Machine) beginExtension(name string) (head int, ok bool) {
+	id := m.theyUse.ID(name)
+	if id == 0 || m.dialect != wire.DialectLTEP {
+		return 0, false
+	}
+	head = len(m.out)
+	m.out = classic.AppendExtendedHead(m.out, id, 0)
+	return head, true
+}
+
+// endExtension puts the length of what was appended since into the frame that begins at head.
+func (m *Machine) endExtension(head int) {
+	binary.BigEndian.PutUint32(m.out[head:], uint32(len(m.out)-head-classic.LengthBytes))
 }
 
 // dropRequests forgets what the peer asked for, because it has been choked; with Fast it is told (BEP 6).
@@ -152,14 +190,12 @@ func (m *Machine) SendMetadata(md ltep.Metadata) error {
 	if m.phase != PhaseOpen {
 		return ErrNotOpen
 	}
-	id := m.theyUse.ID(ltep.NameMetadata)
-	if id == 0 || m.dialect != wire.DialectLTEP {
+	start, ok := m.beginExtension(ltep.NameMetadata)
+	if !ok {
 		return ErrUnsupported
 	}
-	start := len(m.out)
-	m.out = classic.AppendExtendedHead(m.out, id, 0)
 	m.out = ltep.AppendMetadata(m.out, md)
-	binary.BigEndian.PutUint32(m.out[start:], uint32(len(m.out)-start-classic.LengthBytes))
+	m.endExtension(start)
 	if md.Type == ltep.MetadataRequest {
 		return nil
 	}

@@ -31,12 +31,15 @@ const (
 	KindExtended                  // BEP 10, any extended message; see wire/ltep for those with a meaning here
 	KindExchange                  // BEP 10, the extended handshake; EMP/1 section 6, the type exchange
 	KindMetadata                  // BEP 9, ut_metadata
+	KindPEX                       // BEP 11, ut_pex
+	KindDontHave                  // BEP 54, lt_donthave
+	KindUploadOnly                // BEP 21, upload_only as a message of its own
 	NumKinds                      // how many kinds there are
 )
 
 var kindNames = [NumKinds]string{"unknown", "keep-alive", "choke", "unchoke", "interested", "not interested", "have", "bitfield",
 	"request", "piece", "cancel", "port", "suggest", "have all", "have none", "reject", "allowed fast", "extended",
-	"extended handshake", "ut_metadata"}
+	"extended handshake", "ut_metadata", "ut_pex", "lt_donthave", "upload_only"}
 
 // String returns the kind's name as in its specification.
 func (k Kind) String() string {

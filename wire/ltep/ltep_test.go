@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/parley-bt/parley/bencode"
+	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/wiretest"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
@@ -57,6 +58,25 @@ func buildMetadata(v wiretest.Value) (ltep.Metadata, error) {
 	return m, r.Err()
 }
 
+func buildPEX(v wiretest.Value) (p ltep.PEX, err error) {
+	r := v.Read()
+	for _, s := range r.Texts("added") {
+		addr, err := strconv.QuotedPrefix(s)
+		if err != nil {
+			return p, fmt.Errorf("added=%s: %w", s, err)
+		}
+		f, err := strconv.ParseUint(strings.TrimPrefix(s[len(addr):], ":"), 0, 8)
+		if err != nil {
+			return p, fmt.Errorf("added=%s: %w", s, err)
+		}
+		p.Added = append(p.Added, ltep.PEXPeer{Addr: netip.MustParseAddrPort(strings.Trim(addr, `"`)), Flags: ltep.PEXFlags(f)})
+	}
+	for _, s := range r.Texts("dropped") {
+		p.Dropped = append(p.Dropped, netip.MustParseAddrPort(strings.Trim(s, `"`)))
+	}
+	return p, r.Err()
+}
+
 func TestVectors(t *testing.T) {
 	for _, v := range wiretest.Load(t, vectorsDir) {
 		t.Run(v.Name, func(t *testing.T) {
@@ -78,6 +98,24 @@ func TestVectors(t *testing.T) {
 				m, verr = buildMetadata(v.Means)
 				want = m
 				wrote = ltep.AppendMetadata([]byte("."), m)
+			case strings.HasPrefix(v.File, "pex.txt:"):
+				var p ltep.PEX
+				got, err = ltep.ParsePEX(v.Bytes)
+				p, verr = buildPEX(v.Means)
+				want = p
+				wrote = ltep.AppendPEX([]byte("."), p)
+			case strings.HasPrefix(v.File, "donthave.txt:") && (v.Means.Kind == "donthave" || strings.HasSuffix(v.Fails, "not 4")):
+				got, err = ltep.ParseDontHave(v.Bytes)
+				r := v.Means.Read()
+				m := ltep.DontHave{Index: bt.PieceIndex(r.Uint("index"))}
+				want, verr = m, r.Err()
+				wrote = ltep.AppendDontHave([]byte("."), m)
+			case strings.HasPrefix(v.File, "donthave.txt:"):
+				got, err = ltep.ParseUploadOnly(v.Bytes)
+				r := v.Means.Read()
+				m := ltep.UploadOnly{On: r.Uint("on") == 1}
+				want, verr = m, r.Err()
+				wrote = ltep.AppendUploadOnly([]byte("."), m)
 			default:
 				t.Fatalf("%s: nobody checks this file", v.File)
 			}
@@ -98,7 +136,13 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-const metadataID = 3 // the id under which the codec of these tests accepts ut_metadata
+// The ids under which the codec of these tests accepts extensions.
+const (
+	metadataID   = 3
+	pexID        = 4
+	dontHaveID   = 5
+	uploadOnlyID = 6
+)
 
 // codec is the dialect as a whole: classic frames, the exchange, and ut_metadata under an id given out.
 func codec() wiretest.Codec {
@@ -113,7 +157,7 @@ func codec() wiretest.Codec {
 			wire.KindBitfield, wire.KindRequest, wire.KindPiece, wire.KindCancel, wire.KindPort, wire.KindSuggest, wire.KindHaveAll,
 			wire.KindHaveNone, wire.KindReject, wire.KindAllowedFast,
 		},
-		Tolerant: []wire.Kind{wire.KindExchange, wire.KindMetadata},
+		Tolerant: []wire.Kind{wire.KindExchange, wire.KindMetadata, wire.KindPEX, wire.KindUploadOnly},
 		Samples: []wire.Message{
 			wire.Extended{ID: 77, Payload: []byte("x")},
 			ltep.Exchange{M: []ltep.Entry{{Name: "a", ID: 1}, {Name: "b", ID: 255}}, Client: "c", Port: 1, ReqQ: 2, MetadataSize: 3, UploadOnly: true,
@@ -121,6 +165,11 @@ func codec() wiretest.Codec {
 			ltep.Metadata{Type: ltep.MetadataRequest, Piece: 7},
 			ltep.Metadata{Type: ltep.MetadataData, Piece: 7, TotalSize: 1 << 20, Data: []byte("data")},
 			ltep.Metadata{Type: ltep.MetadataReject, Piece: 7},
+			ltep.PEX{Added: []ltep.PEXPeer{{Addr: netip.MustParseAddrPort("192.0.2.1:1"), Flags: ltep.PEXUploadOnly},
+				{Addr: netip.MustParseAddrPort("[2001:db8::1]:2"), Flags: ltep.PEXReachable}},
+				Dropped: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:3"), netip.MustParseAddrPort("[2001:db8::2]:65535")}},
+			ltep.DontHave{Index: 1 << 31},
+			ltep.UploadOnly{On: true},
 		},
 		Append: func(dst []byte, m wire.Message) ([]byte, error) {
 			switch m := m.(type) {
@@ -130,6 +179,12 @@ func codec() wiretest.Codec {
 				return extended(dst, ltep.ExchangeID, ltep.AppendExchange(nil, &m)), nil
 			case ltep.Metadata:
 				return extended(dst, metadataID, ltep.AppendMetadata(nil, m)), nil
+			case ltep.PEX:
+				return extended(dst, pexID, ltep.AppendPEX(nil, m)), nil
+			case ltep.DontHave:
+				return extended(dst, dontHaveID, ltep.AppendDontHave(nil, m)), nil
+			case ltep.UploadOnly:
+				return extended(dst, uploadOnlyID, ltep.AppendUploadOnly(nil, m)), nil
 			case wire.KeepAlive:
 				return classic.AppendKeepAlive(dst), nil
 			case wire.Unknown:
@@ -146,6 +201,15 @@ func codec() wiretest.Codec {
 					return x, err
 				case metadataID:
 					x, err := ltep.ParseMetadata(e.Payload)
+					return x, err
+				case pexID:
+					x, err := ltep.ParsePEX(e.Payload)
+					return x, err
+				case dontHaveID:
+					x, err := ltep.ParseDontHave(e.Payload)
+					return x, err
+				case uploadOnlyID:
+					x, err := ltep.ParseUploadOnly(e.Payload)
 					return x, err
 				}
 			}
