@@ -32,7 +32,7 @@ type Client struct {
 	stop   chan struct{}
 	conns  sync.WaitGroup // goroutines of connections
 	group  sync.WaitGroup // the listener and the timers
-	hellos chan struct{}  // one token for each incoming connection in its hello
+	hellos *slots         // incoming connections in their hello
 
 	mu       sync.Mutex
 	torrents map[bt.InfoHash]*Torrent
@@ -47,7 +47,7 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, stop: make(chan struct{}), torrents: make(map[bt.InfoHash]*Torrent), greeting: make(map[*peerconn.Conn]struct{}),
-		hellos: make(chan struct{}, cfg.MaxHandshakes)}
+		hellos: newSlots(cfg.MaxHandshakes)}
 	copy(c.peerID[:], peerIDPrefix)
 	rand.Read(c.peerID[len(peerIDPrefix):]) // never fails: it would end the program
 	timers := peerconn.NewTimers(time.Now)
@@ -77,14 +77,12 @@ func (c *Client) listen() {
 	pause := time.Duration(0)
 	for {
 		// Wait for a free place before accepting: what waits in the kernel costs us nothing.
-		select {
-		case c.hellos <- struct{}{}:
-		case <-c.stop:
+		if !c.hellos.take(c.stop) {
 			return
 		}
 		nc, err := c.ln.Accept()
 		if err != nil {
-			<-c.hellos
+			c.hellos.give()
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
@@ -102,7 +100,7 @@ func (c *Client) listen() {
 		c.mu.Lock()
 		if c.closed {
 			c.mu.Unlock()
-			<-c.hellos
+			c.hellos.give()
 			nc.Close()
 			return
 		}
@@ -127,7 +125,7 @@ func (h host) Accept(pc *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.
 	t := c.torrents[ih]
 	c.mu.Unlock()
 	if t != nil {
-		s, local, err := t.sw.NewIncoming(pc, func() { <-c.hellos })
+		s, local, err := t.sw.NewIncoming(pc, c.hellos.give)
 		if err == nil {
 			return s, local, nil
 		}
@@ -141,7 +139,7 @@ func (h host) Accept(pc *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.
 // Refused forgets an incoming connection that never had a torrent.
 func (h host) Refused(pc *peerconn.Conn, err error) {
 	c := h.c
-	<-c.hellos
+	c.hellos.give()
 	c.mu.Lock()
 	delete(c.greeting, pc)
 	c.mu.Unlock()

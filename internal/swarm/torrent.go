@@ -242,6 +242,16 @@ func Start(cfg Config) *Torrent {
 // post gives the owner something to do; false if it has ended.
 func (t *Torrent) post(e envelope) bool {
 	select {
+	case <-t.done:
+		return false
+	default:
+	}
+	select { // the quick way while there is room
+	case t.inbox <- e:
+		return true
+	default:
+	}
+	select {
 	case t.inbox <- e:
 		return true
 	case <-t.done:
@@ -476,9 +486,10 @@ func (t *Torrent) tick() {
 
 // tickPeer does for one peer what depends on time.
 func (t *Torrent) tickPeer(p *Peer, now time.Time) {
-	up := p.uploaded.Load()
-	p.up.Add(now, int(up-p.upSeen))
-	p.upSeen = up
+	if up := p.uploaded.Load(); up != p.upSeen {
+		p.up.Add(now, int(up-p.upSeen))
+		p.upSeen = up
+	}
 	if p.exchangeDue {
 		t.sendExchange(p, now)
 	}
