@@ -43,7 +43,16 @@ func rivals(ours, theirs bt.PeerID, oldIncoming, newIncoming, sameAddr bool, qui
 // admitRival decides about a new session with a peer that has one.
 func (t *Torrent) admitRival(old, p *Peer) error {
 	now := t.cfg.Now()
-	switch rivals(t.cfg.PeerID, p.id, old.incoming, p.incoming, old.addr.Addr() == p.addr.Addr(), now.Sub(lastReceived(old))) {
+	judge := func(q *Peer) verdict {
+		return rivals(t.cfg.PeerID, p.id, q.incoming, p.incoming, q.addr.Addr() == p.addr.Addr(), now.Sub(lastReceived(q)))
+	}
+	// One that waits for the place of the old one is a session like others, and older than p.
+	if q := old.successor; q != nil {
+		if _, here := t.peers[q]; here && judge(q) == keepOld {
+			return peer.ErrDuplicatePeer
+		}
+	}
+	switch judge(old) {
 	case keepOld:
 		return peer.ErrDuplicatePeer
 	case keepNew:

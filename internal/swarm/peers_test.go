@@ -492,3 +492,25 @@ func TestExchangesAreComplete(t *testing.T) {
 		}
 	})
 }
+
+// While an older session has its time to answer, only one newer one waits for its place.
+func TestOneRivalAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*piece, piece, slow)
+		n := w.start()
+		from := w.addr()
+		w.rawFrom(n, from)
+		time.Sleep(rivalPatience + time.Second)
+		for range 4 {
+			w.rawFrom(n, from)
+			time.Sleep(time.Second)
+		}
+		if got := len(n.tor.Peers()); got != 2 {
+			t.Errorf("%d sessions with one peer, want the older and the first of the newer", got)
+		}
+		time.Sleep(rivalPatience)
+		if got := len(n.tor.Peers()); got != 1 {
+			t.Errorf("%d sessions with one peer are left, want 1", got)
+		}
+	})
+}

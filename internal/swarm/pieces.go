@@ -232,8 +232,11 @@ func (t *Torrent) releaseAll(p *Peer, now time.Time) {
 	n := t.picker.ReleaseAll(p.key)
 	p.pipe.Dropped(now, n)
 	p.late += n
+	if n == 0 {
+		return // it choked us before it owed anything, and may do so a thousand times
+	}
 	for q := range t.peers {
-		if q != p && n > 0 {
+		if q != p {
 			t.fill(q, now)
 		}
 	}
