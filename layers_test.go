@@ -33,16 +33,18 @@ var layerOf = map[string]int{
 	"bitfield":           0,
 	"internal/ratelimit": 0,
 	"internal/blockbuf":  0,
+	"internal/merkle":    0,
 
-	"metainfo":     1,
-	"wire":         1,
-	"wire/classic": 1,
-	"wire/ltep":    1,
-	"wire/azmp":    1,
-	"wire/emp":     1,
-	"obfs":         1,
-	"obfs/mse":     1,
-	"obfs/veil":    1,
+	"metainfo":        1,
+	"wire":            1,
+	"wire/classic":    1,
+	"wire/ltep":       1,
+	"wire/azmp":       1,
+	"wire/emp":        1,
+	"obfs":            1,
+	"obfs/mse":        1,
+	"obfs/veil":       1,
+	"internal/resume": 1,
 
 	"peer":              2,
 	"internal/picker":   2,
@@ -72,14 +74,14 @@ var layerOf = map[string]int{
 
 // mayImportSibling reports whether from may import to although both are in one layer: a dialect or an obfuscation
 // imports its parent, a dialect may build on wire/classic, the daemon and each command import their own subpackages, and
-// block buffers are as long as bt says a block is.
+// block buffers and the leaves of trees are as long as bt says a block is.
 func mayImportSibling(from, to string) bool {
 	switch {
 	case strings.HasPrefix(from, "wire/"):
 		return to == "wire" || to == "wire/classic"
 	case strings.HasPrefix(from, "obfs/"):
 		return to == "obfs"
-	case from == "internal/blockbuf":
+	case from == "internal/blockbuf", from == "internal/merkle":
 		return to == "bt" // the size of a block is said in one place
 	case strings.HasPrefix(from, "daemon"):
 		return strings.HasPrefix(to, "daemon")
@@ -369,6 +371,7 @@ func TestLayerRulesBite(t *testing.T) {
 		{"sibling", "internal/picker/a.go", doc + `package picker; import _ "` + modulePath + `/internal/choker"`, "(layer 2)"},
 		{"sibling at layer 0", "bitfield/a.go", doc + `package bitfield; import _ "` + modulePath + `/bt"`, "(layer 0)"},
 		{"block buffers on the size of a block", "internal/blockbuf/a.go", doc + `package blockbuf; import _ "` + modulePath + `/bt"`, ""},
+		{"leaves on the size of a block", "internal/merkle/a.go", doc + `package merkle; import _ "` + modulePath + `/bt"`, ""},
 		{"dialect on its parent", "wire/ltep/a.go", doc + `package ltep; import _ "` + modulePath + `/wire"`, ""},
 		{"dialect on classic", "wire/ltep/a.go", doc + `package ltep; import _ "` + modulePath + `/wire/classic"`, ""},
 		{"dialect on another", "wire/azmp/a.go", doc + `package azmp; import _ "` + modulePath + `/wire/ltep"`, "imports wire/ltep"},
