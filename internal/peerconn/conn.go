@@ -454,7 +454,7 @@ func (c *Conn) writeLoop() {
 		c.writeSince = time.Time{}
 		if err != nil {
 			c.writing = false
-			c.m.Close(fmt.Errorf("write: %w", err))
+			c.m.Close(&ioError{"write", err})
 			c.fail(err)
 			return
 		}
@@ -643,7 +643,7 @@ func (c *Conn) answer(buf []byte) {
 	switch {
 	case err != nil:
 		c.writing = false
-		c.m.Close(fmt.Errorf("write: %w", err))
+		c.m.Close(&ioError{"write", err})
 		c.fail(err)
 	case n < len(out) || c.graceful:
 		c.unsent = append([]byte(nil), out[n:]...)
@@ -665,6 +665,18 @@ func (c *Conn) handOver(b *Batch) {
 	c.corked, c.busy = true, false
 }
 
+// ioError says what the socket was used for when it failed. Most connections end with one that nobody reads, so it is not put into words before.
+type ioError struct {
+	op  string
+	err error
+}
+
+// Error implements error.
+func (e *ioError) Error() string { return e.op + ": " + e.err.Error() }
+
+// Unwrap returns the system's error.
+func (e *ioError) Unwrap() error { return e.err }
+
 // finish reports the end of the connection.
 func (c *Conn) finish(end error) {
 	c.mu.Lock()
@@ -675,7 +687,7 @@ func (c *Conn) finish(end error) {
 	case errors.Is(end, io.EOF):
 		c.m.Close(fmt.Errorf("closed by the peer during the hello: %w", io.ErrUnexpectedEOF))
 	default:
-		c.m.Close(fmt.Errorf("read: %w", end))
+		c.m.Close(&ioError{"read", end})
 	}
 	c.fail(end)
 	err, s := c.m.Err(), c.session

@@ -442,6 +442,7 @@ func (t *Torrent) greet(p *Peer) {
 
 // announce tells every peer what a type exchange says now.
 func (t *Torrent) announce() {
+	t.weUse = nil
 	now := t.cfg.Now()
 	for p := range t.peers {
 		if p.dialect == wire.DialectLTEP {
@@ -467,19 +468,27 @@ func (t *Torrent) sendExchange(p *Peer, now time.Time) {
 		return
 	}
 	p.exchangeDue, p.exchangeSent = false, now
-	e := ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, YourIP: p.addr.Addr(),
-		UploadOnly: t.state == StateSeeding}
-	var use *peer.WeUse
-	e.M, use = t.cfg.Types.Exchange()
-	e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: use.Metadata})
-	if t.info != nil {
-		e.MetadataSize = int64(len(t.info.Bytes))
-	}
+	e, use := t.exchange()
+	e.YourIP = p.addr.Addr()
 	p.conn.Do(func(m *peer.Machine) {
 		if err := m.SendExchange(&e, use); err != nil && !errors.Is(err, peer.ErrNotOpen) {
 			t.cfg.Log.Warn("the peer is not told of a change of message types", "peer", p.addr, "error", err)
 		}
 	})
+}
+
+// exchange returns what a type exchange says now, but for the peer's own address.
+func (t *Torrent) exchange() (ltep.Exchange, *peer.WeUse) {
+	if t.weUse == nil {
+		e := ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding}
+		e.M, t.weUse = t.cfg.Types.Exchange()
+		e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: t.weUse.Metadata})
+		if t.info != nil {
+			e.MetadataSize = int64(len(t.info.Bytes))
+		}
+		t.weSay = e
+	}
+	return t.weSay, t.weUse
 }
 
 // peerEvents handles what a peer said.

@@ -170,6 +170,8 @@ type Torrent struct {
 	halfOpen   int // connections that we opened and whose hello is under way
 	banned     map[bt.PeerID]struct{}
 	meta       metadataState
+	weUse      *peer.WeUse // with weSay: what exchange returned last; nil when that no longer holds
+	weSay      ltep.Exchange
 
 	open      map[bt.PieceIndex]*assembly
 	jobs      []*assembly // complete, waiting for a worker
@@ -295,7 +297,19 @@ func (t *Torrent) run() {
 	case t.cfg.Info != nil:
 		t.gotInfo(t.cfg.Info)
 	}
+	const maxBurst = 64 // then the tick and the end get their turn
+	burst := 0
 	for !t.closing || t.greeting.any() || t.working > 0 || t.dialing > 0 || t.state == StateVerifying {
+		if burst < maxBurst { // the quick way while there is much to do
+			select {
+			case e := <-t.inbox:
+				t.handle(e)
+				burst++
+				continue
+			default:
+			}
+		}
+		burst = 0
 		select {
 		case e := <-t.inbox:
 			t.handle(e)
@@ -385,6 +399,7 @@ func (t *Torrent) gotInfo(info *metainfo.Info) {
 	t.info = info
 	t.meta = metadataState{}
 	t.state = StateVerifying
+	t.weUse = nil
 	t.publish() // exchanges say from now on that we have the metadata
 	t.group.Go(func() {
 		store, err := t.cfg.Open(info)
