@@ -83,30 +83,30 @@ var attacks = []attack{
 	{name: "half a hello", raw: true, closed: never, run: func(a *attacker) { a.Write([]byte("\x13BitTorrent protocol1234")) }},
 	{name: "nothing", raw: true, closed: never, run: func(*attacker) {}},
 
-	{name: "the longest length", closed: time.Second, run: func(a *attacker) { a.Write([]byte{0xff, 0xff, 0xff, 0xff, 7}) }},
-	{name: "a long unknown frame", closed: time.Second, run: func(a *attacker) { a.Write([]byte{0, 1, 0, 1, 99}) }},
-	{name: "a long extended frame", closed: time.Second, run: func(a *attacker) { a.Write([]byte{0, 0x10, 0, 1, 20}) }},
-	{name: "a piece larger than asked for", closed: time.Second, run: func(a *attacker) { a.Write([]byte{0, 0, 0x40, 10, 7}) }},
-	{name: "a bitfield of the wrong size", closed: time.Second, run: func(a *attacker) { a.Write(classic.AppendBitfield(nil, wire.Bitfield{Bits: []byte{1}})) }},
-	{name: "a have out of range", closed: time.Second, run: func(a *attacker) {
+	{name: "the longest length", closed: 5 * time.Second, run: func(a *attacker) { a.Write([]byte{0xff, 0xff, 0xff, 0xff, 7}) }},
+	{name: "a long unknown frame", closed: 5 * time.Second, run: func(a *attacker) { a.Write([]byte{0, 1, 0, 1, 99}) }},
+	{name: "a long extended frame", closed: 5 * time.Second, run: func(a *attacker) { a.Write([]byte{0, 0x10, 0, 1, 20}) }},
+	{name: "a piece larger than asked for", closed: 5 * time.Second, run: func(a *attacker) { a.Write([]byte{0, 0, 0x40, 10, 7}) }},
+	{name: "a bitfield of the wrong size", closed: 5 * time.Second, run: func(a *attacker) { a.Write(classic.AppendBitfield(nil, wire.Bitfield{Bits: []byte{1}})) }},
+	{name: "a have out of range", closed: 5 * time.Second, run: func(a *attacker) {
 		a.Write(classic.AppendHave(nil, wire.Have{Index: bt.PieceIndex(a.pieces)}))
 	}},
-	{name: "a short request", closed: time.Second, run: func(a *attacker) { a.Write([]byte{0, 0, 0, 2, classic.IDRequest, 0}) }},
-	{name: "a request too large", closed: time.Second, run: func(a *attacker) {
+	{name: "a short request", closed: 5 * time.Second, run: func(a *attacker) { a.Write([]byte{0, 0, 0, 2, classic.IDRequest, 0}) }},
+	{name: "a request too large", closed: 5 * time.Second, run: func(a *attacker) {
 		a.Write(classic.AppendRequest(nil, wire.Request{Block: bt.Block{Length: wire.MaxRequest + 1}}))
 	}},
-	{name: "a request out of range", closed: time.Second, run: func(a *attacker) {
+	{name: "a request out of range", closed: 5 * time.Second, run: func(a *attacker) {
 		a.Write(classic.AppendRequest(nil, wire.Request{Block: bt.Block{Index: bt.PieceIndex(a.pieces), Length: 1}}))
 	}},
-	{name: "a message too large", closed: time.Second, run: func(a *attacker) { a.Write(a.extended(a.app, make([]byte, 1001))) }},
-	{name: "metadata that is none", closed: time.Second, run: func(a *attacker) { a.Write(a.extended(a.metadata, []byte("i1e"))) }},
+	{name: "a message too large", closed: 5 * time.Second, run: func(a *attacker) { a.Write(a.extended(a.app, make([]byte, 1001))) }},
+	{name: "metadata that is none", closed: 5 * time.Second, run: func(a *attacker) { a.Write(a.extended(a.metadata, []byte("i1e"))) }},
 
-	{name: "keep-alives", closed: time.Second, run: func(a *attacker) { a.flood(classic.AppendKeepAlive(nil)) }},
-	{name: "unknown frames", closed: time.Second, run: func(a *attacker) { a.flood([]byte{0, 0, 0, 1, 99}) }},
-	{name: "unknown extended ids", closed: time.Second, run: func(a *attacker) { a.flood(a.extended(250, nil)) }},
-	{name: "exchanges", closed: time.Second, run: func(a *attacker) { a.flood(a.extended(0, []byte("d1:md1:xi1eee"))) }},
-	{name: "exchanges that are none", closed: time.Second, run: func(a *attacker) { a.flood(a.extended(0, bytes.Repeat([]byte("l"), 60_000))) }},
-	{name: "exchanges with many names", closed: time.Second, run: func(a *attacker) {
+	{name: "keep-alives", closed: 5 * time.Second, run: func(a *attacker) { a.flood(classic.AppendKeepAlive(nil)) }},
+	{name: "unknown frames", closed: 5 * time.Second, run: func(a *attacker) { a.flood([]byte{0, 0, 0, 1, 99}) }},
+	{name: "unknown extended ids", closed: 5 * time.Second, run: func(a *attacker) { a.flood(a.extended(250, nil)) }},
+	{name: "exchanges", closed: 5 * time.Second, run: func(a *attacker) { a.flood(a.extended(0, []byte("d1:md1:xi1eee"))) }},
+	{name: "exchanges that are none", closed: 5 * time.Second, run: func(a *attacker) { a.flood(a.extended(0, bytes.Repeat([]byte("l"), 60_000))) }},
+	{name: "exchanges with many names", closed: 5 * time.Second, run: func(a *attacker) {
 		var m []ltep.Entry
 		for i := range 900 {
 			name := binary.BigEndian.AppendUint32(bytes.Repeat([]byte{'x'}, 56), uint32(i))
@@ -245,6 +245,89 @@ func TestHostilePeers(t *testing.T) {
 			runtime.GC()
 			runtime.ReadMemStats(&after)
 			t.Logf("heap: %d KiB before, %d KiB at most, %d KiB after", before.HeapAlloc>>10, peak.Load()>>10, after.HeapAlloc>>10)
+		})
+	}
+}
+
+// Attacks on a client that downloads.
+var attacksOnDownloads = []attack{
+	{name: "chokes and unchokes", closed: never, run: func(a *attacker) {
+		a.Write(classic.AppendHaveAll(nil))
+		a.flood(classic.AppendChoke(classic.AppendUnchoke(nil)))
+	}},
+	{name: "rejects everything", deaf: true, closed: never, run: func(a *attacker) {
+		a.Write(classic.AppendUnchoke(classic.AppendHaveAll(nil)))
+		a.SetReadDeadline(time.Now().Add(time.Second))
+		a.Until(func(m wire.Message) bool {
+			if r, ok := m.(*wire.Request); ok {
+				a.Write(classic.AppendReject(nil, wire.Reject{Block: r.Block}))
+			}
+			return false
+		})
+	}},
+	{name: "sends wrong blocks", deaf: true, closed: 5 * time.Second, run: func(a *attacker) {
+		a.Write(classic.AppendUnchoke(classic.AppendHaveAll(nil)))
+		a.Until(func(m wire.Message) bool {
+			if r, ok := m.(*wire.Request); ok {
+				a.Write(classic.AppendPiece(nil, wire.Piece{Index: r.Block.Index, Begin: r.Block.Begin, Data: make([]byte, r.Block.Length)}))
+			}
+			return false
+		})
+	}},
+	{name: "sends what nobody asked for", closed: 5 * time.Second, run: func(a *attacker) {
+		a.flood(classic.AppendPiece(nil, wire.Piece{Data: make([]byte, bt.BlockBytes)}))
+	}},
+	{name: "sends crumbs", closed: never, run: func(a *attacker) {
+		a.Write(classic.AppendUnchoke(classic.AppendHaveAll(nil)))
+		a.flood(classic.AppendPiece(nil, wire.Piece{Data: []byte{1}}))
+	}},
+	{name: "sends crumbs from beyond the end", closed: never, run: func(a *attacker) {
+		a.flood(classic.AppendPiece(nil, wire.Piece{Index: 1<<32 - 1, Begin: 1<<32 - 1, Data: []byte{1}}))
+	}},
+	{name: "allows what it does not have", closed: never, run: func(a *attacker) {
+		a.Write(classic.AppendHaveNone(nil))
+		a.flood(classic.AppendAllowedFast(nil, wire.AllowedFast{Index: 1}))
+	}},
+	{name: "has the same piece again and again", closed: 5 * time.Second, run: func(a *attacker) {
+		a.flood(classic.AppendHave(nil, wire.Have{Index: 1}))
+	}},
+}
+
+// A client that downloads bears all of that, and its download completes from the one who is honest.
+func TestHostilePeersOfADownload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "content")
+	const pieces = 256
+	content := writeFile(t, path, pieces*16<<10)
+	for _, at := range attacksOnDownloads {
+		t.Run(at.name, func(t *testing.T) {
+			seed, client := newClient(t, parley.Config{}), newClient(t, parley.Config{})
+			st := share(t, seed, path)
+			dst := t.TempDir()
+			tor, err := client.AddTorrent(st.Metainfo(), parley.TorrentOptions{Dir: dst})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tor.WaitMetadata(within(t, 20*time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			var group sync.WaitGroup
+			stop := make(chan struct{})
+			const attackers = 4
+			attacking := make(chan struct{}, attackers)
+			for i := range byte(attackers) {
+				group.Go(func() { at.against(t, client, tor, i, pieces, stop, attacking) })
+			}
+			for range attackers {
+				<-attacking
+			}
+			tor.AddPeers(seed.Addr())
+			if err := tor.WaitComplete(within(t, 30*time.Second)); err != nil {
+				t.Errorf("%v; %+v", err, tor.Stats())
+			} else if got, err := os.ReadFile(filepath.Join(dst, "content")); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("other content: %v", err)
+			}
+			close(stop)
+			group.Wait()
 		})
 	}
 }

@@ -300,3 +300,20 @@ func TestUnwantedBlocks(t *testing.T) {
 		}
 	})
 }
+
+// More silent peers than may be asked for one block in the endgame cost the time after which they are snubbed, once, and not again and again.
+func TestManySnubs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 40*piece, piece, slow)
+		n := w.start()
+		for range 12 {
+			n.tor.AddPeers(w.listenRaw(func(p *rawpeer.Peer) {
+				p.Write(classic.AppendUnchoke(classic.AppendHaveAll(nil)))
+				ignoring(p)
+			}))
+		}
+		time.Sleep(5 * time.Second)
+		n.tor.AddPeers(w.start(seeding).addr)
+		n.waitComplete(pipeline.SnubFirst + 10*time.Second)
+	})
+}

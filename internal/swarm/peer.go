@@ -631,7 +631,7 @@ func (t *Torrent) closed(p *Peer, err error) {
 		return
 	}
 	for q := range t.peers {
-		if q.pipe.Outstanding() == 0 {
+		if q.pipe.Outstanding() == 0 && !q.snubbed {
 			t.fill(q, now)
 		}
 	}

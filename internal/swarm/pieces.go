@@ -169,13 +169,7 @@ func (t *Torrent) pieceDone(a *assembly, ok bool, err error) {
 		}
 	}
 	t.startJobs()
-	if t.verifying <= t.cfg.BufferBytes/2 {
-		for p := range t.peers {
-			if p.pipe.Room() > 0 {
-				t.fill(p, now)
-			}
-		}
-	}
+	t.fillAll(now)
 }
 
 // corruptPiece puts the blame for a piece whose hash was wrong: certain if one peer sent all of it.
@@ -192,6 +186,29 @@ func (t *Torrent) corruptPiece(a *assembly) {
 		t.banned[p.id] = struct{}{}
 		p.conn.Close(fmt.Errorf("%w: piece %d", peer.ErrCorruptPiece, a.index))
 	}
+}
+
+// fillAll asks every peer for what fits its pipeline: first those that have kept their word before, last those that are snubbed. In the endgame few may be
+// asked for one block, and what is given up by some who keep silent must not go to others of their kind.
+func (t *Torrent) fillAll(now time.Time) {
+	for pass := range 3 {
+		for p := range t.peers {
+			if p.trust() == pass {
+				t.fill(p, now)
+			}
+		}
+	}
+}
+
+// trust ranks a peer by what it has sent, the best first.
+func (p *Peer) trust() int {
+	switch {
+	case p.snubbed:
+		return 2
+	case p.downloaded == 0:
+		return 1
+	}
+	return 0
 }
 
 // fill asks a peer for as many blocks as fit its pipeline.
@@ -235,11 +252,7 @@ func (t *Torrent) releaseAll(p *Peer, now time.Time) {
 	if n == 0 {
 		return // it choked us before it owed anything, and may do so a thousand times
 	}
-	for q := range t.peers {
-		if q != p {
-			t.fill(q, now)
-		}
-	}
+	t.fillAll(now) // p has choked us
 }
 
 // abandonStalled gives up open pieces that no connected peer has, when they keep others from being opened: their blocks hold memory.
