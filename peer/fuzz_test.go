@@ -21,7 +21,8 @@ import (
 const smallReqQ = 5
 
 // fuzzed makes the dialogue that a fuzzer's first byte asks for: bits 0 and 1 the dialect, bit 2 the role, bit 3 whether the metadata is
-// known, bit 4 whether the hello is over, bit 5 whether we have given out ids, bit 6 whether the peer is unchoked.
+// known, bit 4 whether the hello is over, bit 5 whether we have given out ids, bit 6 whether the peer is unchoked, bit 7 whether the
+// torrent is v2; we have then asked for hashes.
 func fuzzed(t testing.TB, how byte) *dialogue {
 	v := variants[how&3]
 	g := geometry
@@ -33,9 +34,9 @@ func fuzzed(t testing.TB, how byte) *dialogue {
 		role = Responder
 	}
 	cfg := config(role, v.bits, g)
-	cfg.Local.ReqQ = smallReqQ
+	cfg.Local.ReqQ, cfg.Local.V2 = smallReqQ, how&128 != 0
 	d := newDialogue(t, cfg)
-	d.accept = &Local{Geometry: g, ReqQ: smallReqQ}
+	d.accept = &Local{Geometry: g, ReqQ: smallReqQ, V2: cfg.Local.V2}
 	if how&16 == 0 {
 		return d
 	}
@@ -50,6 +51,10 @@ func fuzzed(t testing.TB, how byte) *dialogue {
 	}
 	if how&64 != 0 {
 		d.send(wire.Unchoke{})
+	}
+	if how&128 != 0 {
+		d.send(wire.HashRequest{HashSpan: span(1)})
+		d.send(wire.HashRequest{HashSpan: span(2)})
 	}
 	return d
 }
@@ -81,6 +86,9 @@ func (d *dialogue) checkBounds() {
 	}
 	if m.spareHas != nil && (!m.hasAll || !m.spareHas.Full()) {
 		d.t.Fatalf("a spare set of %d pieces of %d while the peer has all: %v", m.spareHas.Count(), m.spareHas.Len(), m.hasAll)
+	}
+	if h := m.hashes; h != nil && (h.wants.len() > maxHashWants || cap(h.wants.items) > 4*maxHashWants || len(h.asks) > MaxHashRequests || h.owing && h.waiting) {
+		d.t.Fatalf("%d requests for hashes wait, %d of ours; owing %v, waiting %v", h.wants.len(), len(h.asks), h.owing, h.waiting)
 	}
 	if m.has != nil && (m.hasAll || m.has.Len() != m.geom.NumPieces()) {
 		d.t.Fatalf("the peer has all: %v, and a set of %d pieces of %d", m.hasAll, m.has.Len(), m.geom.NumPieces())
@@ -123,6 +131,7 @@ func FuzzMachine(f *testing.F) {
 		f.Add(how, append(bytes.Clone(hello), story...), []byte{7, 1, 30})
 		f.Add(how, story, []byte{1})
 	}
+	f.Add(byte(0xb3), encode(f, hello, wire.HashRequest{HashSpan: span(3)}, hashesOf(span(1)), wire.HashReject{HashSpan: span(2)}), []byte{7})
 	f.Add(byte(0x33), head(1<<32-1, classic.IDExtended), []byte{1})
 	f.Add(byte(0x33), append(head(1<<20, classic.IDExtended), 0), []byte{1})
 	f.Fuzz(func(t *testing.T, how byte, stream, cuts []byte) {
@@ -186,6 +195,13 @@ func steps() []step {
 		{name: "allowed fast", peer: func(n uint32) any { return wire.AllowedFast{Index: bt.PieceIndex(n % 21)} }},
 		{name: "port", peer: func(n uint32) any { return wire.Port{Port: uint16(n)} }},
 		{name: "unknown", peer: func(n uint32) any { return wire.Unknown{ID: byte(21 + n%200), Payload: []byte("?")} }},
+		{name: "hash request", peer: func(n uint32) any { return wire.HashRequest{HashSpan: span(n % 100)} }},
+		{name: "hashes", peer: func(n uint32) any {
+			h := hashesOf(span(n % 4))
+			h.Data = append(h.Data, make([]byte, int(n>>16%2)*wire.HashBytes)...)
+			return h
+		}},
+		{name: "hash reject", peer: func(n uint32) any { return wire.HashReject{HashSpan: span(n % 4)} }},
 		{name: "message", peer: func(n uint32) any { return app(byte(9+n%4), string(make([]byte, n>>8%102))) }},
 		{name: "exchange", peer: func(n uint32) any {
 			return ltep.Exchange{M: []ltep.Entry{{Name: name(n), ID: byte(n >> 8 % 5)}}, MetadataSize: int64(n)}
@@ -210,6 +226,7 @@ func steps() []step {
 		{name: "Send have", ours: send(func(n uint32) wire.Message { return wire.Have{Index: bt.PieceIndex(n % 20)} })},
 		{name: "Send request", ours: send(func(n uint32) wire.Message { return wire.Request{Block: b(n)} })},
 		{name: "Send have all", ours: send(func(uint32) wire.Message { return wire.HaveAll{} })},
+		{name: "Send hash request", ours: send(func(n uint32) wire.Message { return wire.HashRequest{HashSpan: span(n % 4)} })},
 		{name: "SendExtended", ours: func(d *dialogue, n uint32) error { return d.m.SendExtended(byte(n), make([]byte, n>>8%2000)) }},
 		{name: "SendExchange", ours: func(d *dialogue, n uint32) error {
 			use := &WeUse{Metadata: byte(n & 1), PEX: byte(n >> 3 & 1 * ourPEX), DontHave: byte(n >> 4 & 1 * ourDontHave), UploadOnly: byte(n >> 5 & 1 * ourUploadOnly)}
@@ -223,6 +240,8 @@ func steps() []step {
 		{name: "NextUpload", ours: func(d *dialogue, n uint32) error {
 			if u, ok := d.m.NextUpload(); ok && n%2 == 0 {
 				return d.m.Refuse(u)
+			} else if u.IsHashes {
+				return d.m.SendHashes(hashesOf(u.Hashes))
 			}
 			return nil
 		}},
@@ -255,6 +274,7 @@ func FuzzMachineLegal(f *testing.F) {
 	for how := range byte(16) {
 		f.Add(how|0x70, every)
 	}
+	f.Add(byte(0xf3), every)
 	f.Add(byte(0x73), bytes.Repeat([]byte{9, 0, 0, 0}, 20))
 	f.Add(byte(0x73), bytes.Repeat([]byte{18, 1, 1, 0, 20, 0, 0, 0}, 20))
 	f.Fuzz(func(t *testing.T, how byte, program []byte) {

@@ -175,6 +175,12 @@ func encode(t testing.TB, items ...any) (b []byte) {
 			b = classic.AppendReject(b, m)
 		case wire.AllowedFast:
 			b = classic.AppendAllowedFast(b, m)
+		case wire.HashRequest:
+			b = classic.AppendHashRequest(b, m)
+		case wire.Hashes:
+			b = classic.AppendHashes(b, m)
+		case wire.HashReject:
+			b = classic.AppendHashReject(b, m)
 		case wire.Extended:
 			b = classic.AppendExtended(b, m)
 		case wire.Unknown:
@@ -246,6 +252,9 @@ func clone(m wire.Message) wire.Message {
 		p.Bits = bytes.Clone(p.Bits)
 		return p
 	case wire.Piece:
+		p.Data = bytes.Clone(p.Data)
+		return p
+	case wire.Hashes:
 		p.Data = bytes.Clone(p.Data)
 		return p
 	case wire.Extended:
@@ -397,6 +406,13 @@ func (d *dialogue) written() []byte {
 		if u.IsMetadata {
 			md := ltep.Metadata{Type: ltep.MetadataData, Piece: u.Metadata, TotalSize: 5, Data: []byte("infos")}
 			if err := d.m.SendMetadata(md); err != nil {
+				d.t.Fatal(err)
+			}
+			out = append(out, d.output()...)
+			continue
+		}
+		if u.IsHashes {
+			if err := d.m.SendHashes(hashesOf(u.Hashes)); err != nil {
 				d.t.Fatal(err)
 			}
 			out = append(out, d.output()...)

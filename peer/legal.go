@@ -9,10 +9,11 @@ const (
 	legal     verdict = iota
 	ignored           // read past; counts as a frame without effect (EMP/1 section 8)
 	unlawful          // ErrBadState
+	wantsV2           // legal if the torrent is spoken of in its v2 form (BEP 52), else the id is unknown to us: ignored
 	wantsFast         // legal if both sides set the Fast bit (BEP 6), else the id is unknown to us: ignored
 )
 
-// legality is the one table that says which kind of message is legal in which dialect once a session is open (BEP 3, 5, 6, 10;
+// legality is the one table that says which kind of message is legal in which dialect once a session is open (BEP 3, 5, 6, 10, 52;
 // EMP/1 sections 1 and 7.1). Before that only hellos are legal, which are no frames. Kinds that are legal once only are watched where they are handled.
 var legality = [wire.DialectEMP + 1][wire.NumKinds]verdict{
 	wire.DialectClassic: {
@@ -24,13 +25,19 @@ var legality = [wire.DialectEMP + 1][wire.NumKinds]verdict{
 		wire.KindHaveAll:  legal,
 		wire.KindHaveNone: legal,
 		// Without the extension protocol bit on both sides its frames are unknown frames; deployed clients ignore them too.
-		wire.KindExtended: ignored,
+		wire.KindExtended:    ignored,
+		wire.KindHashRequest: wantsV2,
+		wire.KindHashes:      wantsV2,
+		wire.KindHashReject:  wantsV2,
 	},
 	wire.DialectLTEP: {
 		wire.KindUnknown:     ignored,
 		wire.KindSuggest:     wantsFast,
 		wire.KindReject:      wantsFast,
 		wire.KindAllowedFast: wantsFast,
+		wire.KindHashRequest: wantsV2,
+		wire.KindHashes:      wantsV2,
+		wire.KindHashReject:  wantsV2,
 	},
 }
 
@@ -39,14 +46,14 @@ func (m *Machine) judge(k wire.Kind) verdict {
 	if m.phase != PhaseOpen {
 		return unlawful
 	}
-	v := legality[m.dialect][k]
-	if v == wantsFast {
-		if m.fast {
-			return legal
-		}
+	switch v := legality[m.dialect][k]; {
+	case v == wantsFast && m.fast, v == wantsV2 && m.hashes != nil:
+		return legal
+	case v == wantsFast, v == wantsV2:
 		return ignored
+	default:
+		return v
 	}
-	return v
 }
 
 // frameLimit returns the largest length field accepted for a frame that begins with id: EMP/1 section 8, the one place for it.
@@ -61,6 +68,10 @@ func (m *Machine) frameLimit(k wire.Kind) uint32 {
 		return wire.MaxEarlyBitfield
 	case wire.KindExtended:
 		return wire.MaxExtendedFrame
+	case wire.KindHashes:
+		if m.hashes != nil {
+			return m.hashes.limit()
+		}
 	}
 	return wire.MaxPlainFrame
 }

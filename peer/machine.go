@@ -77,6 +77,7 @@ type Config struct {
 type Local struct {
 	InfoHash bt.InfoHash
 	Geometry bt.Geometry // unknown before metadata
+	V2       bool        // the torrent is spoken of in its v2 form: hashes may be asked for (BEP 52)
 	ReqQ     int         // how many requests a peer may have waiting; 0 means wire.DefaultReqQ
 }
 
@@ -102,11 +103,13 @@ type Event struct {
 	Msg  wire.Message
 }
 
-// Upload is something the peer asked for and may have now: a block, or a piece of the metadata.
+// Upload is something the peer asked for and may have now: a block, a piece of the metadata, or hashes.
 type Upload struct {
 	Block      bt.Block
 	IsMetadata bool
 	Metadata   uint32 // which 16 KiB of the info dictionary
+	IsHashes   bool
+	Hashes     wire.HashSpan // see SendHashes
 }
 
 // Machine is one session's state. It belongs to one owner: no method is safe for concurrent use. Use [Machine.Init] before anything else.
@@ -161,6 +164,7 @@ type Machine struct {
 	requests  queue[bt.Block]
 	metaWants queue[uint32]
 	reqQ      int
+	hashes    *hashState // nil unless the torrent is spoken of in its v2 form
 
 	out         []byte // control frames, in order
 	app         []byte // application messages, whole frames; appHead is how much of it has gone
@@ -191,6 +195,9 @@ func (m *Machine) setLocal(l Local) {
 	m.geom = l.Geometry
 	if m.reqQ = l.ReqQ; m.reqQ <= 0 {
 		m.reqQ = wire.DefaultReqQ
+	}
+	if l.V2 {
+		m.hashes = new(hashState)
 	}
 }
 
@@ -255,7 +262,7 @@ func (m *Machine) Close(err error) {
 	m.phase = PhaseClosed
 	m.err = err
 	m.in, m.partial, m.used = nil, nil, 0
-	m.requests, m.metaWants = queue[bt.Block]{}, queue[uint32]{}
+	m.requests, m.metaWants, m.hashes = queue[bt.Block]{}, queue[uint32]{}, nil
 	m.earlyBits, m.earlyHave, m.spareHas = nil, nil, nil
 }
 

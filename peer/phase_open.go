@@ -99,6 +99,14 @@ func (m *Machine) frame(b []byte) (wire.Message, error) {
 		return t, m.inRange(t.Kind(), t.Index)
 	case *wire.AllowedFast:
 		return t, m.inRange(t.Kind(), t.Index)
+	case *wire.HashRequest:
+		return nil, m.handleHashRequest(t)
+	case *wire.Hashes:
+		return t, m.handleHashes(t)
+	case *wire.HashReject:
+		if !m.hashes.take(&t.HashSpan) {
+			return nil, m.quiet()
+		}
 	case *wire.Extended:
 		return m.handleExtended(t)
 	}

@@ -13,7 +13,7 @@ import (
 
 // Send puts one control message into the outbox. msg is a plain value of package wire, or a PEX, DontHave or UploadOnly of package ltep; pieces, application
 // messages, metadata and exchanges have calls of their own. How often PEX goes out, and how long it is, is up to the caller. The errors are [ErrNotOpen] and
-// [ErrUnsupported] (also for an extension that the peer has no id for), and [ErrControlBacklog] from a Choke that rejects too much: that one has closed
+// [ErrUnsupported] (also for an extension that the peer has no id for), [ErrTooManyHashRequests], and [ErrControlBacklog] from a Choke that rejects too much: that one has closed
 // the session.
 func (m *Machine) Send(msg wire.Message) error {
 	if m.phase != PhaseOpen {
@@ -70,6 +70,8 @@ func (m *Machine) Send(msg wire.Message) error {
 		m.out = classic.AppendReject(m.out, t)
 	case wire.Port:
 		m.out = classic.AppendPort(m.out, t)
+	case wire.HashRequest:
+		return m.sendHashRequest(t)
 	case ltep.PEX:
 		head, ok := m.beginExtension(ltep.NamePEX)
 		if !ok {
@@ -212,7 +214,9 @@ func (m *Machine) HasOutput() bool {
 }
 
 // HasUploads reports whether the peer waits for something it asked for: see [Machine.NextUpload].
-func (m *Machine) HasUploads() bool { return m.requests.len() > 0 || m.metaWants.len() > 0 }
+func (m *Machine) HasUploads() bool {
+	return m.requests.len() > 0 || m.metaWants.len() > 0 || m.hashes.ready()
+}
 
 // AppendOutput appends what is to be written next to dst and forgets it: all control frames, then whole application messages as far as they fit
 // into appLimit bytes; a first one that does not fit goes all the same, if appLimit is above 0.
@@ -220,6 +224,9 @@ func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {
 	n := len(dst)
 	dst = append(dst, m.out...)
 	m.out, m.answerBytes = m.out[:0], 0
+	if m.hashes != nil {
+		m.hashes.waiting = false
+	}
 	if wait := m.app[m.appHead:]; len(wait) > 0 && appLimit > 0 {
 		take := len(wait)
 		if take > appLimit {
@@ -240,12 +247,16 @@ func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {
 	return dst
 }
 
-// NextUpload takes the next thing the peer asked for out of its queue. Metadata goes first: without it the peer can do nothing.
+// NextUpload takes the next thing the peer asked for out of its queue. Metadata goes first: without it the peer can do nothing. Then come hashes, without
+// which it cannot tell what blocks are worth: one request, which is owed an answer by SendHashes or Refuse, and no other before that has been written.
 func (m *Machine) NextUpload() (Upload, bool) {
 	switch {
 	case m.phase != PhaseOpen:
 	case m.metaWants.len() > 0:
 		return Upload{IsMetadata: true, Metadata: m.metaWants.pop()}, true
+	case m.hashes.ready():
+		m.hashes.owed, m.hashes.owing = m.hashes.wants.pop(), true
+		return Upload{IsHashes: true, Hashes: m.hashes.owed}, true
 	case m.requests.len() > 0:
 		return Upload{Block: m.requests.pop()}, true
 	}
@@ -255,9 +266,12 @@ func (m *Machine) NextUpload() (Upload, bool) {
 // Refuse answers an upload that turned out to be impossible. An error has closed the session.
 func (m *Machine) Refuse(u Upload) error {
 	var err error
-	if u.IsMetadata {
+	switch {
+	case u.IsMetadata:
 		err = m.rejectMetadata(u.Metadata)
-	} else {
+	case u.IsHashes:
+		err = m.refuseHashes(&u.Hashes)
+	default:
 		err = m.refuse(u.Block)
 	}
 	if err != nil {

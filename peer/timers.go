@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
 )
 
@@ -73,7 +74,8 @@ func (m *Machine) quietFrom() time.Time {
 // holdsBuffers reports whether there are empty buffers that a quiet session need not keep.
 func (m *Machine) holdsBuffers() bool {
 	return cap(m.partial) > 0 && len(m.partial) == 0 || cap(m.out) > 0 && len(m.out) == 0 || cap(m.app) > 0 && len(m.app) == 0 ||
-		cap(m.requests.items) > 0 && m.requests.len() == 0 || cap(m.metaWants.items) > 0 && m.metaWants.len() == 0
+		cap(m.requests.items) > 0 && m.requests.len() == 0 || cap(m.metaWants.items) > 0 && m.metaWants.len() == 0 ||
+		m.hashes != nil && (cap(m.hashes.wants.items) > 0 && m.hashes.wants.len() == 0 || cap(m.hashes.asks) > 0 && len(m.hashes.asks) == 0)
 }
 
 func (m *Machine) trim() {
@@ -91,6 +93,12 @@ func (m *Machine) trim() {
 	}
 	if m.metaWants.len() == 0 {
 		m.metaWants = queue[uint32]{}
+	}
+	if m.hashes != nil && m.hashes.wants.len() == 0 {
+		m.hashes.wants = queue[wire.HashSpan]{}
+	}
+	if m.hashes != nil && len(m.hashes.asks) == 0 {
+		m.hashes.asks = nil
 	}
 }
 

@@ -11,6 +11,8 @@ const (
 	MaxRequest = 128 << 10
 	// MaxEarlyBitfield is for a bitfield before the metadata is known; afterwards it must fit the torrent exactly.
 	MaxEarlyBitfield = 2 << 20
+	// HashesOverhead is what a hashes frame holds beside its hashes: id, root, base layer, index, length, proof layers (BEP 52).
+	HashesOverhead = 49
 	// MaxExtendedFrame is for extended frames received.
 	MaxExtendedFrame = 1 << 20
 	// MaxExchangeBytes is the largest type exchange (extended handshake dictionary) that is read.

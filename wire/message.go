@@ -34,12 +34,15 @@ const (
 	KindPEX                       // BEP 11, ut_pex
 	KindDontHave                  // BEP 54, lt_donthave
 	KindUploadOnly                // BEP 21, upload_only as a message of its own
+	KindHashRequest               // BEP 52
+	KindHashes                    // BEP 52
+	KindHashReject                // BEP 52
 	NumKinds                      // how many kinds there are
 )
 
 var kindNames = [NumKinds]string{"unknown", "keep-alive", "choke", "unchoke", "interested", "not interested", "have", "bitfield",
 	"request", "piece", "cancel", "port", "suggest", "have all", "have none", "reject", "allowed fast", "extended",
-	"extended handshake", "ut_metadata", "ut_pex", "lt_donthave", "upload_only"}
+	"extended handshake", "ut_metadata", "ut_pex", "lt_donthave", "upload_only", "hash request", "hashes", "hash reject"}
 
 // String returns the kind's name as in its specification.
 func (k Kind) String() string {
@@ -53,7 +56,20 @@ func (k Kind) String() string {
 // senders take plain values.
 type Message interface{ Kind() Kind }
 
-// The messages of BEP 3, 5 and 6. Slices in decoded messages alias the decoder's input.
+// HashBytes is the length of a hash in the trees of BEP 52.
+const HashBytes = 32
+
+// HashSpan names hashes of the merkle tree of one file, and the proof that goes with them (BEP 52, "hash request"). Its numbers are as they came:
+// package internal/merkle says which make sense.
+type HashSpan struct {
+	Root        [HashBytes]byte // of the file's tree, which names the file
+	BaseLayer   uint32          // the layer of the hashes; 0 is that of the leaves
+	Index       uint32          // the first of them
+	Length      uint32          // how many
+	ProofLayers uint32          // how many layers above the base are proven
+}
+
+// The messages of BEP 3, 5, 6 and 52. Slices in decoded messages alias the decoder's input.
 type (
 	// KeepAlive is a frame of length 0.
 	KeepAlive struct{}
@@ -91,6 +107,15 @@ type (
 	Reject struct{ bt.Block }
 	// AllowedFast names a piece that may be requested while choked.
 	AllowedFast struct{ Index bt.PieceIndex }
+	// HashRequest asks for hashes of a file's tree.
+	HashRequest struct{ HashSpan }
+	// Hashes answers a HashRequest. Data are the hashes of the base layer, then those that prove them from there upwards, [HashBytes] each.
+	Hashes struct {
+		HashSpan
+		Data []byte
+	}
+	// HashReject says that a HashRequest will not be answered.
+	HashReject struct{ HashSpan }
 	// Extended is an extended message under an id that the receiver gave out (BEP 10).
 	Extended struct {
 		ID      uint8
@@ -124,6 +149,9 @@ func (HaveAll) Kind() Kind       { return KindHaveAll }       // Kind implements
 func (HaveNone) Kind() Kind      { return KindHaveNone }      // Kind implements Message.
 func (Reject) Kind() Kind        { return KindReject }        // Kind implements Message.
 func (AllowedFast) Kind() Kind   { return KindAllowedFast }   // Kind implements Message.
+func (HashRequest) Kind() Kind   { return KindHashRequest }   // Kind implements Message.
+func (Hashes) Kind() Kind        { return KindHashes }        // Kind implements Message.
+func (HashReject) Kind() Kind    { return KindHashReject }    // Kind implements Message.
 func (Extended) Kind() Kind      { return KindExtended }      // Kind implements Message.
 func (Unknown) Kind() Kind       { return KindUnknown }       // Kind implements Message.
 

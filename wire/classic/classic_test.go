@@ -57,6 +57,12 @@ func appendMessage(dst []byte, m wire.Message) ([]byte, error) {
 		return classic.AppendReject(dst, m), nil
 	case wire.AllowedFast:
 		return classic.AppendAllowedFast(dst, m), nil
+	case wire.HashRequest:
+		return classic.AppendHashRequest(dst, m), nil
+	case wire.Hashes:
+		return classic.AppendHashes(dst, m), nil
+	case wire.HashReject:
+		return classic.AppendHashReject(dst, m), nil
 	case wire.Extended:
 		return classic.AppendExtended(dst, m), nil
 	case wire.Unknown: // never sent, hence without an Append of its own
@@ -72,6 +78,11 @@ func build(v wiretest.Value) (m wire.Message, err error) {
 	u32 := func(name string) uint32 { return uint32(r.Uint(name)) }
 	block := func() bt.Block {
 		return bt.Block{Index: bt.PieceIndex(u32("index")), Begin: u32("begin"), Length: u32("length")}
+	}
+	span := func() (s wire.HashSpan) {
+		copy(s.Root[:], r.Bytes("root"))
+		s.BaseLayer, s.Index, s.Length, s.ProofLayers = u32("base"), u32("index"), u32("length"), u32("proof")
+		return s
 	}
 	orEmpty := func(b []byte) []byte { return append([]byte{}, b...) } // what is read is never nil
 	switch v.Kind {
@@ -107,6 +118,12 @@ func build(v wiretest.Value) (m wire.Message, err error) {
 		m = wire.Reject{Block: block()}
 	case "allowed fast":
 		m = wire.AllowedFast{Index: bt.PieceIndex(u32("index"))}
+	case "hash request":
+		m = wire.HashRequest{HashSpan: span()}
+	case "hashes":
+		m = wire.Hashes{HashSpan: span(), Data: orEmpty(r.Bytes("data"))}
+	case "hash reject":
+		m = wire.HashReject{HashSpan: span()}
 	case "extended":
 		m = wire.Extended{ID: uint8(r.Uint("id")), Payload: orEmpty(r.Bytes("payload"))}
 	case "unknown":
@@ -226,6 +243,7 @@ func TestParseHelloPrefixes(t *testing.T) {
 func codec() wiretest.Codec {
 	var d classic.Decoder
 	b := bt.Block{Index: 1, Begin: 2, Length: 3}
+	h := wire.HashSpan{Root: [wire.HashBytes]byte{0: 1, 31: 2}, BaseLayer: 1 << 31, Index: 1 << 30, Length: 1 << 29, ProofLayers: 1 << 28}
 	return wiretest.Codec{
 		Dialect:     wire.DialectClassic,
 		Unsupported: extensions,
@@ -233,6 +251,7 @@ func codec() wiretest.Codec {
 			wire.KeepAlive{}, wire.Choke{}, wire.Unchoke{}, wire.Interested{}, wire.NotInterested{}, wire.Have{Index: 1 << 31},
 			wire.Bitfield{Bits: []byte{1, 2, 3}}, wire.Request{Block: b}, wire.Piece{Index: 1, Begin: 2, Data: []byte("block")},
 			wire.Cancel{Block: b}, wire.Port{Port: 0xfffe}, wire.Suggest{Index: 5}, wire.HaveAll{}, wire.HaveNone{}, wire.Reject{Block: b},
+			wire.HashRequest{HashSpan: h}, wire.Hashes{HashSpan: h, Data: bytes.Repeat([]byte("hash"), 16)}, wire.HashReject{HashSpan: h},
 			wire.AllowedFast{Index: 6}, wire.Extended{ID: 7, Payload: []byte("x")}, wire.Unknown{ID: 200, Payload: []byte("y")},
 		},
 		Append: appendMessage,
@@ -306,6 +325,9 @@ func TestAllocs(t *testing.T) {
 		dst = classic.AppendReject(dst, wire.Reject{Block: b})
 		dst = classic.AppendAllowedFast(dst, wire.AllowedFast{Index: 1})
 		dst = classic.AppendExtended(dst, wire.Extended{ID: 1, Payload: data[:50]})
+		dst = classic.AppendHashRequest(dst, wire.HashRequest{})
+		dst = classic.AppendHashes(dst, wire.Hashes{Data: data[:64]})
+		dst = classic.AppendHashReject(dst, wire.HashReject{})
 		dst = append(dst, 0, 0, 0, 2, 99, 1) // unknown
 		for rest := dst; len(rest) > 0; {
 			n := classic.LengthBytes + int(binary.BigEndian.Uint32(rest))

@@ -28,6 +28,9 @@ const (
 	IDReject        = 16
 	IDAllowedFast   = 17
 	IDExtended      = 20
+	IDHashRequest   = 21
+	IDHashes        = 22
+	IDHashReject    = 23
 )
 
 // kinds maps ids to kinds; what is not there is unknown.
@@ -36,6 +39,7 @@ var kinds = [256]wire.Kind{
 	IDHave: wire.KindHave, IDBitfield: wire.KindBitfield, IDRequest: wire.KindRequest, IDPiece: wire.KindPiece,
 	IDCancel: wire.KindCancel, IDPort: wire.KindPort, IDSuggest: wire.KindSuggest, IDHaveAll: wire.KindHaveAll,
 	IDHaveNone: wire.KindHaveNone, IDReject: wire.KindReject, IDAllowedFast: wire.KindAllowedFast, IDExtended: wire.KindExtended,
+	IDHashRequest: wire.KindHashRequest, IDHashes: wire.KindHashes, IDHashReject: wire.KindHashReject,
 }
 
 // KindOf returns the kind of message that id announces, [wire.KindUnknown] for ids this package does not know.
@@ -140,6 +144,42 @@ func AppendExtended(dst []byte, m wire.Extended) []byte {
 	return append(AppendExtendedHead(dst, m.ID, len(m.Payload)), m.Payload...)
 }
 
+// spanBytes is the length of a [wire.HashSpan].
+const spanBytes = wire.HashesOverhead - 1
+
+func appendSpan(dst []byte, id uint8, s *wire.HashSpan, n int) []byte {
+	dst = appendHead(dst, spanBytes+n, id)
+	dst = append(dst, s.Root[:]...)
+	dst = binary.BigEndian.AppendUint32(dst, s.BaseLayer)
+	dst = binary.BigEndian.AppendUint32(dst, s.Index)
+	dst = binary.BigEndian.AppendUint32(dst, s.Length)
+	return binary.BigEndian.AppendUint32(dst, s.ProofLayers)
+}
+
+// readSpan reads the [spanBytes] that p starts with.
+func readSpan(s *wire.HashSpan, p []byte) {
+	n := copy(s.Root[:], p)
+	s.BaseLayer = binary.BigEndian.Uint32(p[n:])
+	s.Index = binary.BigEndian.Uint32(p[n+4:])
+	s.Length = binary.BigEndian.Uint32(p[n+8:])
+	s.ProofLayers = binary.BigEndian.Uint32(p[n+12:])
+}
+
+// AppendHashRequest appends a hash request (BEP 52).
+func AppendHashRequest(dst []byte, m wire.HashRequest) []byte {
+	return appendSpan(dst, IDHashRequest, &m.HashSpan, 0)
+}
+
+// AppendHashes appends a hashes frame with its hashes (BEP 52).
+func AppendHashes(dst []byte, m wire.Hashes) []byte {
+	return append(appendSpan(dst, IDHashes, &m.HashSpan, len(m.Data)), m.Data...)
+}
+
+// AppendHashReject appends a hash reject (BEP 52).
+func AppendHashReject(dst []byte, m wire.HashReject) []byte {
+	return appendSpan(dst, IDHashReject, &m.HashSpan, 0)
+}
+
 // A Decoder turns frames into messages. The messages it returns are its own scratch values: each is valid until the next call, and its
 // slices alias the frame. The zero Decoder is ready.
 type Decoder struct {
@@ -154,6 +194,14 @@ type Decoder struct {
 	fast     wire.AllowedFast
 	extended wire.Extended
 	unknown  wire.Unknown
+	hashes   *hashScratch // made with the first of its messages, which most sessions never see
+}
+
+// hashScratch is the scratch for the messages of BEP 52.
+type hashScratch struct {
+	request wire.HashRequest
+	hashes  wire.Hashes
+	reject  wire.HashReject
 }
 
 // The messages without fields are shared.
@@ -243,6 +291,8 @@ func (d *Decoder) Decode(frame []byte) (wire.Message, error) {
 		}
 		d.port.Port = binary.BigEndian.Uint16(p)
 		return &d.port, nil
+	case wire.KindHashRequest, wire.KindHashes, wire.KindHashReject:
+		return d.decodeHashes(k, p)
 	case wire.KindExtended:
 		if len(p) > 0 {
 			d.extended.ID, d.extended.Payload = p[0], p[1:]
@@ -251,4 +301,29 @@ func (d *Decoder) Decode(frame []byte) (wire.Message, error) {
 	}
 	d.unknown.ID, d.unknown.Payload = frame[0], p
 	return &d.unknown, nil
+}
+
+func (d *Decoder) decodeHashes(k wire.Kind, p []byte) (wire.Message, error) {
+	switch {
+	case k == wire.KindHashes && len(p) < spanBytes:
+		return nil, syntax(k, 1, "payload is shorter than 48 bytes")
+	case k == wire.KindHashes && (len(p)-spanBytes)%wire.HashBytes != 0:
+		return nil, syntax(k, 1+spanBytes, "hashes are not 32 bytes each")
+	case k != wire.KindHashes && len(p) != spanBytes:
+		return nil, syntax(k, 1, "payload is not 48 bytes")
+	}
+	if d.hashes == nil {
+		d.hashes = new(hashScratch)
+	}
+	switch k {
+	case wire.KindHashRequest:
+		readSpan(&d.hashes.request.HashSpan, p)
+		return &d.hashes.request, nil
+	case wire.KindHashReject:
+		readSpan(&d.hashes.reject.HashSpan, p)
+		return &d.hashes.reject, nil
+	}
+	readSpan(&d.hashes.hashes.HashSpan, p)
+	d.hashes.hashes.Data = p[spanBytes:]
+	return &d.hashes.hashes, nil
 }

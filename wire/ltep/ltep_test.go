@@ -155,7 +155,7 @@ func codec() wiretest.Codec {
 		Unsupported: []wire.Kind{ // those of classic, whose own test has them
 			wire.KindUnknown, wire.KindKeepAlive, wire.KindChoke, wire.KindUnchoke, wire.KindInterested, wire.KindNotInterested, wire.KindHave,
 			wire.KindBitfield, wire.KindRequest, wire.KindPiece, wire.KindCancel, wire.KindPort, wire.KindSuggest, wire.KindHaveAll,
-			wire.KindHaveNone, wire.KindReject, wire.KindAllowedFast,
+			wire.KindHaveNone, wire.KindReject, wire.KindAllowedFast, wire.KindHashRequest, wire.KindHashes, wire.KindHashReject,
 		},
 		Tolerant: []wire.Kind{wire.KindExchange, wire.KindMetadata, wire.KindPEX, wire.KindUploadOnly},
 		Samples: []wire.Message{
