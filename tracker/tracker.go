@@ -1,0 +1,278 @@
+// Package tracker asks trackers for peers: announce and scrape over HTTP, HTTPS and UDP (BEP 3, 7, 12, 15, 23, 24, 31, 41,
+// 48).
+//
+//	Client      one announce or scrape of one tracker
+//	Tiers       whom to announce to next, and when: plain data, driven by results and the time
+//	Announcer   runs the Tiers of one torrent with a Client
+//
+// Bytes are the business of package proto below it, an embedded tracker that of package server.
+//
+// What a tracker says is a stranger's word. A reply is cut at 2 MiB, also after decompression, and in time; at most 2,000
+// peers are taken; text is cleaned. No address is contacted that is more local than whoever named it (internal/netpolicy):
+// a torrent from a stranger cannot name a tracker on this machine or network, a redirect or a reply from the internet cannot
+// name one either. Names are resolved first, every address is checked, and exactly the checked address is dialed, so that a
+// name that changes its mind gains nothing. Proxies of the environment are not used for the same reason: they would resolve
+// the name themselves. [Config.Dial] is the way to use one.
+//
+// The package does not decide what to do with peers, nor how many trackers a torrent may have.
+package tracker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/netpolicy"
+	"github.com/parley-bt/parley/tracker/proto"
+)
+
+// Origin says who named a tracker's URL, by how local they are. The zero Origin is a stranger.
+type Origin = netpolicy.Class
+
+// The usual origins. A torrent file or magnet link is from a stranger, unless the user wrote the URL.
+const (
+	FromUser     = netpolicy.Loopback
+	FromStranger = netpolicy.Global
+)
+
+// The messages, by the names this package's callers use.
+type (
+	// Request is what a tracker is told.
+	Request = proto.Announce
+	// Event says why an announce is made.
+	Event = proto.Event
+	// Counts is what a scrape says about one torrent.
+	Counts = proto.Counts
+	// FailureError is a tracker's refusal.
+	FailureError = proto.FailureError
+)
+
+// The events of an announce.
+const (
+	EventNone      = proto.EventNone
+	EventCompleted = proto.EventCompleted
+	EventStarted   = proto.EventStarted
+	EventStopped   = proto.EventStopped
+)
+
+// Limits and defaults.
+const (
+	// DefaultTimeout bounds one announce or scrape, redirects and retransmissions included.
+	DefaultTimeout = time.Minute
+	// DefaultUserAgent is sent over HTTP.
+	DefaultUserAgent = "Parley"
+	// MaxURLBytes is the longest URL of a tracker that is used.
+	MaxURLBytes = 2048
+	// MaxRedirects is how many redirects are followed.
+	MaxRedirects = 5
+	// maxAddrs is how many addresses of a name are tried, per family.
+	maxAddrs = 2
+)
+
+// Config configures a [Client]. The zero value is usable.
+type Config struct {
+	// Dial connects to address, always an IP address with a port; network is "tcp" or "udp". nil uses a [net.Dialer].
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Resolve returns the addresses of a host. nil uses the system's resolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Allow lists networks that strangers may name, local ones as a rule. Empty: none.
+	Allow []netip.Prefix
+	// Timeout bounds one announce or scrape; 0 means [DefaultTimeout].
+	Timeout time.Duration
+	// UserAgent is what HTTP trackers are told about this program; empty means [DefaultUserAgent].
+	UserAgent string
+	// TLS configures HTTPS; nil means Go's defaults.
+	TLS *tls.Config
+}
+
+// Client talks to trackers. It keeps no connection and runs no goroutine between calls; it remembers the connection ids of
+// UDP trackers for a minute. It is safe for concurrent use.
+type Client struct {
+	cfg    Config
+	policy netpolicy.Policy
+	ids    idCache
+}
+
+// NewClient returns a client.
+func NewClient(cfg Config) *Client {
+	if cfg.Dial == nil {
+		cfg.Dial = new(net.Dialer).DialContext
+	}
+	if cfg.Resolve == nil {
+		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = DefaultTimeout
+	}
+	if cfg.UserAgent == "" {
+		cfg.UserAgent = DefaultUserAgent
+	}
+	return &Client{cfg: cfg, policy: netpolicy.Policy{Allow: cfg.Allow}}
+}
+
+// Reply is what a tracker answered.
+type Reply struct {
+	proto.AnnounceReply
+	// From is the address that answered. Peers are those it may name; the others count as Dropped.
+	From netip.Addr
+}
+
+// Announce tells the tracker at rawURL about us and returns its reply. from says who named the URL. Errors are wrapped in an
+// [*Error]: [*FailureError], [*StatusError], [*RedirectError], [*proto.SyntaxError], [ErrReplyTooLarge],
+// [ErrTooManyRedirects], [*netpolicy.RefusedError], or what the network or the context said. Only a [*URLError] is not.
+func (c *Client) Announce(ctx context.Context, rawURL string, from Origin, req *Request) (*Reply, error) {
+	u, err := ParseURL(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	var r Reply
+	if u.Scheme == "udp" {
+		r.AnnounceReply, r.From, err = c.announceUDP(ctx, u, from, req)
+	} else {
+		r.AnnounceReply, r.From, err = c.announceHTTP(ctx, u, from, req)
+	}
+	if err != nil {
+		return nil, &Error{Tracker: Display(u), Err: err}
+	}
+	named := len(r.Peers)
+	r.Peers = c.policy.Filter(r.Peers, netpolicy.ClassOf(r.From))
+	r.Dropped += named - len(r.Peers)
+	return &r, nil
+}
+
+// Scrape asks the tracker whose announce URL is rawURL about at most [proto.MaxScrape] torrents; more is an error. Torrents
+// that the tracker does not know are left out or all zero, as it likes. Errors are as for [Client.Announce], and
+// [ErrNoScrape].
+func (c *Client) Scrape(ctx context.Context, rawURL string, from Origin, hashes []bt.InfoHash) ([]Counts, error) {
+	u, err := ParseURL(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	var counts []Counts
+	switch {
+	case len(hashes) == 0 || len(hashes) > proto.MaxScrape:
+		err = fmt.Errorf("scrape of %d torrents: want 1 to %d", len(hashes), proto.MaxScrape)
+	case u.Scheme == "udp":
+		counts, err = c.scrapeUDP(ctx, u, from, hashes)
+	default:
+		counts, err = c.scrapeHTTP(ctx, u, from, hashes)
+	}
+	if err != nil {
+		return nil, &Error{Tracker: Display(u), Err: err}
+	}
+	return counts, nil
+}
+
+// ParseURL checks a tracker's URL: http, https or udp, a host, a port (which UDP requires), at most [MaxURLBytes]. The error
+// is a [*URLError].
+func ParseURL(raw string) (*url.URL, error) {
+	if len(raw) > MaxURLBytes {
+		return nil, &URLError{Reason: fmt.Sprintf("%d bytes long, want at most %d", len(raw), MaxURLBytes)}
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, &URLError{Reason: "not a URL"} // what it is may be a secret
+	}
+	u.Fragment, u.RawFragment = "", ""
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "udp":
+		return nil, &URLError{Reason: fmt.Sprintf("scheme %q, want http, https or udp", u.Scheme)}
+	case u.Hostname() == "":
+		return nil, &URLError{Reason: "no host"}
+	case u.Port() == "" && u.Scheme == "udp":
+		return nil, &URLError{Reason: "no port"}
+	}
+	if port, err := portOf(u); err != nil || port == 0 {
+		return nil, &URLError{Reason: fmt.Sprintf("port %q, want 1 to 65535", u.Port())}
+	}
+	return u, nil
+}
+
+func portOf(u *url.URL) (uint16, error) {
+	switch {
+	case u.Port() != "":
+		n, err := strconv.ParseUint(u.Port(), 10, 16)
+		return uint16(n), err
+	case u.Scheme == "https":
+		return 443, nil
+	}
+	return 80, nil
+}
+
+// Display returns u in ASCII and without what may be secret: its path and query carry the passkeys of private trackers.
+func Display(u *url.URL) string {
+	return u.Scheme + "://" + strings.Trim(strconv.QuoteToASCII(u.Host), `"`)
+}
+
+// addresses returns whom to dial for u: the addresses of its host that a source of class by may name. There is at least one.
+func (c *Client) addresses(ctx context.Context, u *url.URL, by Origin) ([]netip.AddrPort, error) {
+	port, err := portOf(u)
+	if err != nil {
+		return nil, err
+	}
+	var all []netip.Addr
+	if literal, err := netip.ParseAddr(u.Hostname()); err == nil {
+		all = []netip.Addr{literal}
+	} else if all, err = c.cfg.Resolve(ctx, u.Hostname()); err != nil {
+		return nil, err
+	}
+	var out []netip.AddrPort
+	var refused error
+	var n4, n6 int
+	for _, a := range all {
+		a = a.Unmap()
+		if err := c.policy.Check(a, by); err != nil {
+			refused = errors.Join(refused, err)
+			continue
+		}
+		n := &n6
+		if a.Is4() {
+			n = &n4
+		}
+		if *n++; *n <= maxAddrs {
+			out = append(out, netip.AddrPortFrom(a, port))
+		}
+	}
+	switch {
+	case len(out) > 0:
+		return out, nil
+	case refused != nil:
+		return nil, refused
+	}
+	return nil, &net.DNSError{Err: "no addresses", Name: u.Hostname(), IsNotFound: true}
+}
+
+// eachAddr calls try with each address in turn until one succeeds, sharing out the time that ctx leaves.
+func eachAddr(ctx context.Context, addrs []netip.AddrPort, try func(ctx context.Context, addr netip.AddrPort) error) error {
+	var failed error
+	for i, addr := range addrs {
+		tryCtx, cancel := ctx, context.CancelFunc(func() {})
+		if end, ok := ctx.Deadline(); ok {
+			tryCtx, cancel = context.WithTimeout(ctx, time.Until(end)/time.Duration(len(addrs)-i))
+		}
+		err := try(tryCtx, addr)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if _, refused := errors.AsType[*FailureError](err); refused || ctx.Err() != nil {
+			return err // it has answered, or there is no time for another
+		}
+		failed = err // the last one's; the others failed alike as a rule
+	}
+	return failed
+}
