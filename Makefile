@@ -6,8 +6,10 @@ TESTFLAGS   ?=
 # What interop tests to run, as go test's -run.
 INTEROP_RUN ?= .
 FILE        ?= README.md
+# How often "make crash" kills.
+N           ?= 200
 
-.PHONY: help build test run lint fuzz cross interop interop-deps bench clean
+.PHONY: help build test run lint fuzz cross interop interop-deps bench clean crash
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -35,6 +37,9 @@ interop: interop-deps ## real clients on loopback; installs what is missing (apt
 
 interop-deps:
 	@.ci/interop-deps
+
+crash: ## kill a download N times at random points, and see that nothing is lost
+	PARLEY_CRASHES=$(N) $(GO) test ./storage -count=1 -timeout 30m -v -run '^TestKilled$$' $(TESTFLAGS)
 
 bench: ## side by side with other clients; see docs/benchmarks.md
 	cd bench && ./run.sh

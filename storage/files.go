@@ -16,6 +16,7 @@ import (
 	"github.com/parley-bt/parley/bitfield"
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/internal/resume"
 )
 
 // defaultOpenFiles is Options.OpenFiles where it is 0.
@@ -29,21 +30,35 @@ type Options struct {
 	// OpenFiles is how many files of the torrent are kept open; 0 means 64, and with a negative value
 	// none stays open between calls. Each call under way may hold one more.
 	OpenFiles int
+	// InfoHash, unless it is zero, makes the storage remember across runs which pieces are verified, in a
+	// hidden file in the folder, see [Files.Resume]. With ReadOnly nothing is remembered.
+	InfoHash bt.InfoHash
+	// MaxUnsavedBytes is how many bytes of pieces may be verified before that is saved; 0 means 256 MiB.
+	// [Files.Verified] waits for the disk then.
+	MaxUnsavedBytes int64
+	// Allocate takes the disk space of a file as it is begun, where the file system can do so without
+	// writing zeros: the disk cannot fill up in the middle, and files are in one piece. Elsewhere it has
+	// no effect.
+	Allocate bool
 }
 
 // Files keeps a torrent in files below one folder. The package comment says how it treats what is there
 // already.
 //
-// Files are sparse: they grow as they are written, and no disk space is taken ahead of need. The content
-// reaches the disk when the system sees fit, when a file is finalised, or at [Files.Sync].
+// Files are sparse unless Options.Allocate says otherwise: they grow as they are written, and no disk space is
+// taken ahead of need. The content reaches the disk when the system sees fit, when a file is finalised, or at
+// [Files.Sync] and [Files.Checkpoint].
 type Files struct {
 	dir      string
-	root     *os.Root
+	root     folder
 	geom     bt.Geometry
 	readOnly bool
+	allocate bool
+	keep     *keeper // nil if nothing is remembered
 	files    []*file // all but padding, in the torrent's order
 	spans    []*file // all that have bytes, padding included, in the torrent's order
 	handles  handles
+	parts    partNames
 
 	link func(oldname, newname string) error // root.Link, but for tests
 
@@ -51,9 +66,12 @@ type Files struct {
 	gate   sync.RWMutex
 	closed bool
 
-	progress sync.Mutex // guards verified, finished and every file.unverified
+	progress sync.Mutex // guards verified, finished, every file.unverified, and the keeper where it says so
 	verified *bitfield.Set
 	finished bool // every file has its final name
+
+	dirsMu sync.Mutex
+	dirs   map[string]struct{} // folders whose names have changed since they were synced; guarded by dirsMu
 }
 
 var _ Storage = (*Files)(nil)
@@ -79,7 +97,9 @@ type file struct {
 	mu    sync.RWMutex
 	state state
 
-	dirty atomic.Bool // written since the last sync
+	dirty atomic.Bool                 // written since the last sync
+	seen  atomic.Pointer[resume.File] // size and time on disk at the last look or sync; nil while missing. State is not set
+	index int                         // in Files.files
 
 	unverified int     // pieces that touch the file and are not verified; guarded by Files.progress
 	handle     *handle // guarded by handles.mu
@@ -101,7 +121,8 @@ func OpenFiles(dir string, files []File, geom bt.Geometry, opts Options) (*Files
 	if !geom.Known() {
 		return nil, errors.New("storage: the torrent's geometry is not known yet")
 	}
-	s := &Files{dir: dir, geom: geom, readOnly: opts.ReadOnly, verified: bitfield.New(geom.NumPieces())}
+	s := &Files{dir: dir, geom: geom, readOnly: opts.ReadOnly, allocate: opts.Allocate, verified: bitfield.New(geom.NumPieces()),
+		dirs: make(map[string]struct{})}
 	if err := s.layOut(files); err != nil {
 		return nil, err
 	}
@@ -113,17 +134,25 @@ func OpenFiles(dir string, files []File, geom bt.Geometry, opts Options) (*Files
 			return nil, pathError("create folder", dir, err)
 		}
 	}
-	root, err := os.OpenRoot(dir)
+	r, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, pathError("open folder", dir, err)
 	}
+	return s.openIn(rootFolder{r}, opts)
+}
+
+// openIn finds out what there is in root, which it closes with an error.
+func (s *Files) openIn(root folder, opts Options) (*Files, error) {
 	s.root, s.link = root, root.Link
+	if !opts.ReadOnly && opts.InfoHash != (bt.InfoHash{}) && len(s.files) <= resume.MaxFiles {
+		s.keep = newKeeper(opts, s.parts)
+	}
 	for _, f := range s.files {
 		if err := s.look(f); err != nil {
 			return nil, errors.Join(err, root.Close())
 		}
 	}
-	if !opts.ReadOnly && geom.NumPieces() == 0 {
+	if !opts.ReadOnly && s.geom.NumPieces() == 0 {
 		if err := s.finish(); err != nil {
 			return nil, errors.Join(err, root.Close())
 		}
@@ -153,20 +182,19 @@ func (s *Files) layOut(files []File) error {
 		if err != nil {
 			return err
 		}
-		f.name, f.path = name, filepath.Join(s.dir, name)
+		f.name, f.path, f.index = name, filepath.Join(s.dir, name), len(s.files)
 		s.files = append(s.files, f)
 		names = append(names, name)
 	}
 	if off != s.geom.TotalBytes {
 		return fmt.Errorf("%w: the files have %d bytes, the torrent %d", ErrRange, off, s.geom.TotalBytes)
 	}
-	var pn partNames
-	if err := pn.reserve(names); err != nil {
+	if err := s.parts.reserve(names); err != nil {
 		return err
 	}
 	for _, f := range s.files {
 		if f.length > 0 {
-			f.part = pn.choose(f.name)
+			f.part = s.parts.choose(f.name)
 		}
 	}
 	return nil
@@ -181,6 +209,7 @@ func (s *Files) look(f *file) error {
 			return &ConflictError{f.path, reason}
 		}
 		f.state = stateFinal
+		f.saw(fi)
 		return s.removeTwin(f, fi)
 	case notFolder(err):
 		return &ConflictError{f.path, "cannot be: a file is where its folder should be"}
@@ -202,6 +231,7 @@ func (s *Files) look(f *file) error {
 			return &ConflictError{s.full(f.part), fmt.Sprintf("has %d bytes, more than the torrent's file, which has %d", fi.Size(), f.length)}
 		}
 		f.state = statePart
+		f.saw(fi)
 	case !errors.Is(err, fs.ErrNotExist):
 		return pathError("open", s.full(f.part), err)
 	}
@@ -249,6 +279,11 @@ func irregular(fi fs.FileInfo) string {
 		return "is a symbolic link, not a file"
 	}
 	return "is not a regular file"
+}
+
+// saw notes how f looks on disk.
+func (f *file) saw(fi fs.FileInfo) {
+	f.seen.Store(&resume.File{Size: fi.Size(), MTime: fi.ModTime().UnixNano()})
 }
 
 func (s *Files) full(name string) string { return filepath.Join(s.dir, name) }
@@ -387,6 +422,9 @@ func (s *Files) writeFile(f *file, p []byte, at int64) (int, error) {
 	if f.state == stateFinal {
 		return s.compare(h, p, at)
 	}
+	if err := s.keep.active(s); err != nil {
+		return 0, err
+	}
 	n, err := h.WriteAt(p, at)
 	f.dirty.Store(true) // only now, or a Sync in between would take it back
 	if err != nil {
@@ -433,7 +471,7 @@ func (s *Files) openFile(f *file) (diskFile, error) {
 	if !before.Mode().IsRegular() {
 		return nil, &ConflictError{s.full(name), irregular(before)}
 	}
-	d, err := s.root.OpenFile(name, flag|largeFile, 0)
+	d, err := s.root.OpenFile(name, flag)
 	if err != nil {
 		return nil, pathError("open", s.full(name), err)
 	}
@@ -461,17 +499,26 @@ func (s *Files) createPart(f *file) error {
 	if err != nil {
 		return err
 	}
-	// A file system without holes refuses, and then takes the space as it must; nothing else changes.
-	_ = makeSparse(d)
+	if file, ok := d.(*os.File); ok {
+		if s.allocate {
+			err = allocate(file, f.length)
+		} else {
+			// A file system without holes refuses, and then takes the space as it must; nothing else changes.
+			_ = makeSparse(file)
+		}
+	}
+	if err != nil {
+		return errors.Join(pathError("allocate", s.full(f.part), err), d.Close(), s.root.Remove(f.part))
+	}
 	f.state = statePart
 	s.handles.release(s.handles.insert(f, d))
 	return nil
 }
 
 // create creates the file name, which must not exist, and its folders.
-func (s *Files) create(f *file, name string, flag int) (*os.File, error) {
+func (s *Files) create(f *file, name string, flag int) (diskFile, error) {
 	if dir := filepath.Dir(name); dir != "." {
-		err := s.root.MkdirAll(dir, 0o777)
+		err := s.root.MkdirAll(dir)
 		if notFolder(err) || errors.Is(err, fs.ErrExist) {
 			return nil, &ConflictError{f.path, "cannot be: a file is where its folder should be"}
 		}
@@ -479,14 +526,45 @@ func (s *Files) create(f *file, name string, flag int) (*os.File, error) {
 			return nil, pathError("create folder", s.full(dir), err)
 		}
 	}
-	d, err := s.root.OpenFile(name, flag|largeFile|os.O_CREATE|os.O_EXCL, 0o666)
+	d, err := s.root.OpenFile(name, flag|os.O_CREATE|os.O_EXCL)
 	if errors.Is(err, fs.ErrExist) {
 		return nil, &ConflictError{s.full(name), "has appeared since the torrent was opened"}
 	}
 	if err != nil {
 		return nil, pathError("create", s.full(name), err)
 	}
+	s.renamed(name)
 	return d, nil
+}
+
+// renamed notes that a name has changed: its folder, and those above that may be new, are to be synced.
+func (s *Files) renamed(name string) {
+	s.dirsMu.Lock()
+	defer s.dirsMu.Unlock()
+	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
+		s.dirs[dir] = struct{}{}
+		if dir == "." {
+			return
+		}
+	}
+}
+
+// syncDirs waits until the names of files and folders are on disk.
+func (s *Files) syncDirs() error {
+	s.dirsMu.Lock()
+	dirs := s.dirs
+	s.dirs = make(map[string]struct{})
+	s.dirsMu.Unlock()
+	var errs []error
+	for dir := range dirs {
+		if err := s.root.SyncDir(dir); err != nil {
+			errs = append(errs, pathError("sync folder", s.full(dir), err))
+			s.dirsMu.Lock()
+			s.dirs[dir] = struct{}{}
+			s.dirsMu.Unlock()
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // vacant makes sure that nothing has taken f's final name.
@@ -517,12 +595,14 @@ func (s *Files) Verified(i bt.PieceIndex) error {
 		return nil
 	}
 
-	touched := s.between(s.geom.PieceStart(i), int64(s.geom.PieceLen(i)))
+	touched := s.touched(int(i))
 	s.progress.Lock()
+	var recordErr error
 	if s.verified.Add(int(i)) {
 		for _, f := range touched {
 			f.unverified--
 		}
+		recordErr = s.keep.record(s, i)
 	}
 	var complete []*file
 	for _, f := range touched {
@@ -531,16 +611,46 @@ func (s *Files) Verified(i bt.PieceIndex) error {
 		}
 	}
 	last := s.verified.Full() && !s.finished
+	due := s.keep.due()
 	s.progress.Unlock()
 
 	if last {
-		return s.finish()
+		return errors.Join(recordErr, s.finish())
 	}
-	var errs []error
+	errs := []error{recordErr}
 	for _, f := range complete {
 		errs = append(errs, s.finalise(f))
 	}
+	if due {
+		errs = append(errs, s.save(false))
+	}
 	return errors.Join(errs...)
+}
+
+// touched returns the spans that piece i lies in.
+func (s *Files) touched(i int) []*file {
+	return s.between(s.geom.PieceStart(bt.PieceIndex(i)), int64(s.geom.PieceLen(bt.PieceIndex(i))))
+}
+
+// Forget takes [Files.Verified] back for a piece that has turned out to be wrong after all, so that it is not
+// claimed in the next run. Nothing on disk changes: a file that has its final name keeps it.
+func (s *Files) Forget(i bt.PieceIndex) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.gate.RUnlock()
+	if int64(i) >= int64(s.geom.NumPieces()) {
+		return fmt.Errorf("%w: piece %d of %d", ErrRange, i, s.geom.NumPieces())
+	}
+	s.progress.Lock()
+	defer s.progress.Unlock()
+	if s.verified.Remove(int(i)) {
+		for _, f := range s.touched(int(i)) {
+			f.unverified++
+		}
+		s.keep.forget()
+	}
+	return nil
 }
 
 // Finish gives every file its final name and creates the empty ones. It is needed only to repeat what
@@ -597,9 +707,11 @@ func (s *Files) finalise(f *file) error {
 			return err
 		}
 		f.state = stateFinal
-		if err := d.Close(); err != nil {
+		fi, err := d.Stat()
+		if err := errors.Join(err, d.Close()); err != nil {
 			return pathError("create", f.path, err)
 		}
+		f.saw(fi)
 		return nil
 	case f.state == stateMissing:
 		return pathError("finish", f.path, fs.ErrNotExist)
@@ -636,6 +748,7 @@ func (s *Files) settle(f *file) error {
 		if err := h.Sync(); err != nil {
 			return pathError("sync", part, err)
 		}
+		f.saw(fi) // nobody writes meanwhile
 		return nil
 	}()
 	if err != nil {
@@ -651,6 +764,7 @@ func (s *Files) settle(f *file) error {
 // promote renames the part to the final name, never replacing anything: a link fails if the name is
 // taken. Where the file system has no links, a look and a rename must do.
 func (s *Files) promote(f *file) error {
+	s.renamed(f.name)
 	err := s.link(f.part, f.name)
 	if errors.Is(err, fs.ErrExist) {
 		return &ConflictError{f.path, "has appeared since the torrent was opened"}
@@ -700,14 +814,21 @@ func (s *Files) syncFile(f *file) error {
 		return err
 	}
 	defer s.handles.release(h)
-	if err := h.Sync(); err != nil {
+	// The look comes first: what it says is on disk then, whatever is written meanwhile.
+	fi, err := h.Stat()
+	if err == nil {
+		err = h.Sync()
+	}
+	if err != nil {
 		f.dirty.Store(true)
 		return pathError("sync", s.full(f.part), err)
 	}
+	f.saw(fi)
 	return nil
 }
 
-// Close implements [Storage]. What is incomplete stays under its part name, to be continued.
+// Close implements [Storage]. What is incomplete stays under its part name, to be continued. With
+// Options.InfoHash what is verified is saved, which waits for the disk.
 func (s *Files) Close() error {
 	s.gate.Lock()
 	defer s.gate.Unlock()
@@ -715,5 +836,5 @@ func (s *Files) Close() error {
 		return ErrClosed
 	}
 	s.closed = true
-	return errors.Join(s.handles.closeAll(), s.root.Close())
+	return errors.Join(s.save(true), s.keep.close(), s.handles.closeAll(), s.root.Close())
 }

@@ -76,6 +76,20 @@ func (pn *partNames) choose(final string) string {
 	}
 }
 
+// free returns name, or name with a number behind it if the torrent has something of that name, and takes it.
+func (pn *partNames) free(name string) string {
+	for n := 1; ; n++ {
+		try := name
+		if n > 1 {
+			try += strconv.Itoa(n)
+		}
+		if _, taken := pn.taken[fold(try)]; !taken {
+			pn.taken[fold(try)] = struct{}{}
+			return try
+		}
+	}
+}
+
 // shorten cuts s to at most n bytes without splitting a character.
 func shorten(s string, n int) string {
 	if len(s) <= n {

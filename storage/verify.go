@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/parley-bt/parley/bitfield"
 	"github.com/parley-bt/parley/bt"
@@ -25,7 +27,17 @@ import (
 //
 // HashPieces returns nil if all pieces were reported or onPiece said stop, else ctx's error.
 func HashPieces(ctx context.Context, s Storage, geom bt.Geometry, onPiece func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool) error {
+	return hashPieces(ctx, s, geom, VerifyOptions{}, onPiece)
+}
+
+// hashPieces is [HashPieces] for some of the pieces, at a rate, on so many cores.
+func hashPieces(ctx context.Context, s Storage, geom bt.Geometry, o VerifyOptions, onPiece func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool) error {
 	n := geom.NumPieces()
+	total := n
+	if o.Pieces != nil {
+		total = o.Pieces.Count()
+	}
+	pace := pacer{rate: o.BytesPerSecond}
 	// A worker claims as many pieces as one buffer holds, so that small pieces are read in large reads too.
 	group := 1
 	if n > 0 {
@@ -48,21 +60,21 @@ func HashPieces(ctx context.Context, s Storage, geom bt.Geometry, onPiece func(i
 		stopped = !onPiece(bt.PieceIndex(i), sum, err)
 		return !stopped
 	}
-	for range min(runtime.GOMAXPROCS(0), (n+group-1)/group) {
+	for range min(cmp.Or(o.Workers, runtime.GOMAXPROCS(0)), (n+group-1)/group, total) {
 		wg.Go(func() {
 			buf := blockbuf.GetLarge()
 			defer buf.Release()
-			w := hasher{ctx: ctx, s: s, geom: geom, buf: buf.Bytes(), sha: sha1.New()}
+			w := hasher{ctx: ctx, s: s, geom: geom, buf: buf.Bytes(), sha: sha1.New(), pace: &pace}
 			for {
 				first := int(next.Add(int64(group))) - group
-				if first >= n || !w.pieces(first, min(first+group, n), report) {
+				if first >= n || !w.wanted(o.Pieces, first, min(first+group, n), report) {
 					return
 				}
 			}
 		})
 	}
 	wg.Wait()
-	if stopped || reported == n {
+	if stopped || reported == total {
 		return nil
 	}
 	return ctx.Err()
@@ -75,6 +87,7 @@ type hasher struct {
 	geom bt.Geometry
 	buf  []byte
 	sha  hash.Hash
+	pace *pacer
 
 	// zeros counts the leading zeros of a piece that have not been hashed. Pieces that are holes of a
 	// sparse file are nothing else, and their hash depends on the length only.
@@ -86,12 +99,37 @@ type hasher struct {
 // zeroBlock is what leading zeros are compared with.
 var zeroBlock [32 << 10]byte
 
+// wanted hashes and reports the pieces from first to end-1 that are in set; all if it is nil.
+func (w *hasher) wanted(set *bitfield.Set, first, end int, report func(int, [bt.HashBytes]byte, error) bool) bool {
+	if set == nil {
+		return w.pieces(first, end, report)
+	}
+	for first < end {
+		if !set.Has(first) {
+			first++
+			continue
+		}
+		run := first + 1
+		for run < end && set.Has(run) {
+			run++
+		}
+		if !w.pieces(first, run, report) {
+			return false
+		}
+		first = run
+	}
+	return true
+}
+
 // pieces hashes and reports pieces first to end-1, which fit the buffer together or are one.
 func (w *hasher) pieces(first, end int, report func(int, [bt.HashBytes]byte, error) bool) bool {
 	have := 0 // bytes of the buffer read in one go
 	if end-first > 1 {
 		start := w.geom.PieceStart(bt.PieceIndex(first))
 		size := w.geom.PieceStart(bt.PieceIndex(end-1)) + int64(w.geom.PieceLen(bt.PieceIndex(end-1))) - start
+		if w.pace.wait(w.ctx, int(size)) != nil {
+			return false // as the others will see for themselves
+		}
 		// An error is met again, and then reported, by the piece that it belongs to.
 		have, _ = w.s.ReadAt(w.buf[:size], start)
 	}
@@ -125,6 +163,9 @@ func (w *hasher) piece(i bt.PieceIndex) (sum [bt.HashBytes]byte, err error) {
 			return sum, err // not reported
 		}
 		p := w.buf[:min(int64(len(w.buf)), left)]
+		if err := w.pace.wait(w.ctx, len(p)); err != nil {
+			return sum, err // not reported
+		}
 		n, err := w.s.ReadAt(p, off)
 		if n < len(p) {
 			if err == nil || err == io.EOF {
@@ -201,30 +242,94 @@ func allZero(p []byte) bool {
 // piece that is not there; any other error of s ends the verification, and so does ctx. The set is valid,
 // as far as it goes, with an error too.
 func VerifyPieces(ctx context.Context, s Storage, geom bt.Geometry, hashes []byte, progress func(done, total int)) (*bitfield.Set, error) {
+	return Verify(ctx, s, geom, hashes, VerifyOptions{Progress: progress})
+}
+
+// VerifyOptions tunes [Verify]. The zero value verifies everything as fast as the machine can.
+type VerifyOptions struct {
+	// Pieces are those to verify; nil means all.
+	Pieces *bitfield.Set
+	// BytesPerSecond bounds how fast is read, so that a verification in the background leaves the disk to
+	// others; 0 means no bound.
+	BytesPerSecond int64
+	// Workers is how many pieces are hashed at once; 0 means one for each core.
+	Workers int
+	// Progress is called after each piece, from one goroutine at a time.
+	Progress func(done, total int)
+}
+
+// Verify is [VerifyPieces] with options. It may run while s is being read and written: a piece that is being
+// written meanwhile may be found wrong. Pieces found wrong that s was told of as verified earlier are
+// forgotten, if s can do that as [Files.Forget] does: at its next checkpoint they are no longer claimed.
+func Verify(ctx context.Context, s Storage, geom bt.Geometry, hashes []byte, o VerifyOptions) (*bitfield.Set, error) {
 	n := geom.NumPieces()
 	have := bitfield.New(n)
 	if len(hashes) != n*bt.HashBytes {
 		return have, fmt.Errorf("storage: %d bytes of hashes for %d pieces: want %d", len(hashes), n, n*bt.HashBytes)
 	}
+	if o.Pieces != nil && o.Pieces.Len() != n {
+		return have, fmt.Errorf("storage: a set of %d pieces to verify for a torrent of %d", o.Pieces.Len(), n)
+	}
+	total := n
+	if o.Pieces != nil {
+		total = o.Pieces.Count()
+	}
+	forgetter, _ := s.(interface{ Forget(bt.PieceIndex) error })
 	done := 0
 	var failed error
-	err := HashPieces(ctx, s, geom, func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool {
+	err := hashPieces(ctx, s, geom, o, func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool {
+		missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF):
-		case err != nil:
+		case err != nil && !missing:
 			failed = err
-		case bytes.Equal(sum[:], hashes[int(i)*bt.HashBytes:(int(i)+1)*bt.HashBytes]):
+		case err == nil && bytes.Equal(sum[:], hashes[int(i)*bt.HashBytes:(int(i)+1)*bt.HashBytes]):
 			have.Add(int(i))
 			failed = s.Verified(i)
+		case forgetter != nil:
+			failed = forgetter.Forget(i)
 		}
 		if failed != nil {
 			return false
 		}
 		done++
-		if progress != nil {
-			progress(done, n)
+		if o.Progress != nil {
+			o.Progress(done, total)
 		}
 		return true
 	})
 	return have, errors.Join(failed, err)
+}
+
+// pacer bounds a rate over several goroutines. The zero pacer does not.
+type pacer struct {
+	rate int64 // bytes a second
+
+	mu   sync.Mutex
+	next time.Time // when the bytes let through so far are used up
+}
+
+// wait waits until n bytes more may be read; ctx's error if it ends before.
+func (p *pacer) wait(ctx context.Context, n int) error {
+	if p.rate <= 0 {
+		return nil
+	}
+	p.mu.Lock()
+	now := time.Now()
+	if p.next.Before(now) {
+		p.next = now
+	}
+	delay := p.next.Sub(now)
+	p.next = p.next.Add(time.Duration(float64(n) / float64(p.rate) * float64(time.Second)))
+	p.mu.Unlock()
+	if delay == 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
