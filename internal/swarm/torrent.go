@@ -184,6 +184,9 @@ type Torrent struct {
 	upSeen             int64
 	progress           bool // pieces were verified since the last event
 
+	saving bool      // a checkpoint is under way
+	saved  time.Time // when the last one began
+
 	blocks []bt.Block // scratch
 	keys   []picker.PeerKey
 	ckeys  []choker.Key
@@ -408,7 +411,7 @@ func (t *Torrent) gotInfo(info *metainfo.Info) {
 			if t.cfg.Complete {
 				have.Fill()
 			} else {
-				have, err = storage.VerifyPieces(t.ctx, store, info.Geometry, info.PieceHashes, t.cfg.OnVerify)
+				have, err = storage.ResumePieces(t.ctx, store, info.Geometry, info.PieceHashes, t.cfg.OnVerify)
 			}
 		}
 		f := func() { t.verified(store, have, err) }
@@ -494,7 +497,33 @@ func (t *Torrent) tick() {
 		t.progress = false
 		t.notify(Event{Kind: EventProgress})
 	}
+	t.save(now)
 	t.dial(now)
+}
+
+// saveEvery is how often what is verified is saved, see [storage.Resumer].
+const saveEvery = 10 * time.Second
+
+// save has the storage remember which pieces are verified, off the owner. Once everything is in place an error stops nobody: the next run reads more.
+func (t *Torrent) save(now time.Time) {
+	r, ok := t.store.(storage.Resumer)
+	if !ok || t.saving || now.Sub(t.saved) < saveEvery {
+		return
+	}
+	t.saving, t.saved = true, now
+	t.group.Go(func() {
+		err := r.Checkpoint()
+		t.post(envelope{kind: envCall, f: func() {
+			t.saving = false
+			switch {
+			case err == nil || t.closing:
+			case t.picker != nil:
+				t.fail(fmt.Errorf("saving what is verified: %w", err))
+			default:
+				t.cfg.Log.Warn("saving what is verified", "error", err)
+			}
+		}})
+	})
 }
 
 // tickPeer does for one peer what depends on time.
