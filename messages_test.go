@@ -630,6 +630,9 @@ func TestFlushOfAPeerThatHasGone(t *testing.T) {
 	if err := p.Until(func(m wire.Message) bool { x, ok := m.(*wire.Extended); return ok && x.ID == 1 }); err != nil {
 		t.Fatal(err)
 	}
+	if err := q.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
 	// The end of its stream acknowledges what came before; a close with something unread would be a reset, which says nothing.
 	if err := p.Conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)

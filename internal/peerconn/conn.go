@@ -458,7 +458,7 @@ func (c *Conn) writeLoop() {
 			c.fail(err)
 			return
 		}
-		c.appOut = gone
+		c.wrote(gone)
 	}
 	c.writing = false
 	c.schedule()
@@ -467,6 +467,14 @@ func (c *Conn) writeLoop() {
 		if cw, ok := c.nc.(interface{ CloseWrite() error }); !ok || cw.CloseWrite() != nil {
 			c.fail(net.ErrClosed)
 		}
+	}
+}
+
+// wrote records that the first n bytes of messages have been written. What was on its way when the connection ended does not count: taken was
+// found out without it. The lock is held.
+func (c *Conn) wrote(n int64) {
+	if c.netErr == nil {
+		c.appOut = n
 	}
 }
 
@@ -650,7 +658,8 @@ func (c *Conn) answer(buf []byte) {
 		c.o.Group.Add(1)
 		go c.write()
 	default:
-		c.writing, c.appOut = false, gone
+		c.writing = false
+		c.wrote(gone)
 		c.wake(false)
 	}
 }
