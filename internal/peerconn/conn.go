@@ -316,6 +316,9 @@ func (c *Conn) fail(err error) {
 // SendApp queues one application message under an extended id of the peer. It waits while the queue is full; a message larger than the
 // whole queue goes in when the queue is empty. payload is copied. The errors are ctx's, those of [peer.Machine.SendExtended], and [net.ErrClosed] wrapped.
 func (c *Conn) SendApp(ctx context.Context, id uint8, payload []byte) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	c.mu.Lock()
 	if len(c.waiters) == 0 && c.room(len(payload)) {
 		err := c.sendApp(id, payload)

@@ -197,6 +197,12 @@ func TestSendAppErrors(t *testing.T) {
 	if err := s.conn.SendApp(t.Context(), 0, nil); !errors.Is(err, peer.ErrUnsupported) {
 		t.Errorf("under id 0: %v, want %v", err, peer.ErrUnsupported)
 	}
+	why := errors.New("changed my mind")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if err := s.conn.SendApp(ctx, appID, nil); !errors.Is(err, why) {
+		t.Errorf("with a context that has ended: %v, although there is room", err)
+	}
 }
 
 // A message larger than the whole queue goes in once the queue is empty.

@@ -279,26 +279,34 @@ func TestChokedWithoutFast(t *testing.T) {
 
 // What nobody asked for is dropped, and who sends too much of it is closed.
 func TestUnwantedBlocks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 20*piece, piece, simnet.Link{})
-		n := w.start()
-		p := w.raw(n)
-		sent := 0
-		for {
-			if _, err := p.Write(classic.AppendPiece(nil, wire.Piece{Index: 3, Data: w.content[3*piece : 4*piece]})); err != nil {
-				break
-			}
-			if sent += piece; sent > 4*unwantedLimit {
-				t.Fatal("it is still connected")
-			}
+	for name, options := range map[string][]func(*node, *Config){"downloading": nil, "seeding": {seeding}} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { unwantedBlocks(t, options) }) })
+	}
+}
+
+func unwantedBlocks(t *testing.T, options []func(*node, *Config)) {
+	w := newWorld(t, 20*piece, piece, simnet.Link{})
+	n := w.start(options...)
+	had := 0
+	if options != nil {
+		had = 20
+	}
+	p := w.raw(n)
+	sent := 0
+	for {
+		if _, err := p.Write(classic.AppendPiece(nil, wire.Piece{Index: 3, Data: w.content[3*piece : 4*piece]})); err != nil {
+			break
 		}
-		if sent < unwantedLimit {
-			t.Errorf("closed after %d bytes, the limit is %d", sent, unwantedLimit)
+		if sent += piece; sent > 4*unwantedLimit {
+			t.Fatal("it is still connected")
 		}
-		if s := n.tor.Stats(); s.HavePieces != 0 || s.Wasted < unwantedLimit {
-			t.Errorf("%+v", s)
-		}
-	})
+	}
+	if sent < unwantedLimit {
+		t.Errorf("closed after %d bytes, the limit is %d", sent, unwantedLimit)
+	}
+	if s := n.tor.Stats(); s.HavePieces != had || s.Wasted < unwantedLimit {
+		t.Errorf("%+v", s)
+	}
 }
 
 // More silent peers than may be asked for one block in the endgame cost the time after which they are snubbed, once, and not again and again.

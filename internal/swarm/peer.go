@@ -79,8 +79,9 @@ var OurReserved = wire.Reserved{5: 0x10, 7: 0x04}
 
 func pickerKey(k choker.Key) picker.PeerKey { return picker.PeerKey(k) }
 
-// unwantedLimit is how many bytes of blocks a peer may send that nobody asked it for.
-const unwantedLimit = 4 << 20
+// unwantedLimit is how many bytes of blocks a peer may send in a session that nobody asked it for, or that came too late: twice what may be
+// on its way when a download ends.
+const unwantedLimit = 2 * pipeline.MaxDepth * bt.BlockBytes
 
 // NewIncoming makes the session of an incoming connection for this torrent.
 //

@@ -78,7 +78,7 @@ func (t *Torrent) block(p *Peer, now time.Time, b bt.Block, data *blockbuf.Buf) 
 func (t *Torrent) waste(p *Peer, b bt.Block, data *blockbuf.Buf) {
 	data.Release()
 	t.wasted += int64(b.Length)
-	if p.unwanted += int(b.Length); p.unwanted > unwantedLimit && t.picker != nil {
+	if p.unwanted += int(b.Length); p.unwanted > unwantedLimit {
 		p.conn.Close(fmt.Errorf("%w: %d bytes", peer.ErrUnwantedData, p.unwanted))
 	}
 }
