@@ -187,6 +187,7 @@ func readBody(resp *http.Response) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
+		z.Multistream(false) // one archive; a row of empty ones is only work
 		out = z
 	default:
 		return nil, &proto.SyntaxError{Message: "http reply", Reason: fmt.Sprintf("content encoding %.20q, which was not asked for", encoding)}

@@ -1,0 +1,9 @@
+package tracker
+
+import (
+	"testing"
+
+	"github.com/parley-bt/parley/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
