@@ -118,17 +118,10 @@ func (f *file) end() int64 { return f.off + f.length }
 //
 // A torrent of no bytes is complete as it is opened, so its empty files are created at once.
 func OpenFiles(dir string, files []File, geom bt.Geometry, opts Options) (*Files, error) {
-	if !geom.Known() {
-		return nil, errors.New("storage: the torrent's geometry is not known yet")
-	}
-	s := &Files{dir: dir, geom: geom, readOnly: opts.ReadOnly, allocate: opts.Allocate, verified: bitfield.New(geom.NumPieces()),
-		dirs: make(map[string]struct{})}
-	if err := s.layOut(files); err != nil {
+	s, err := prepare(dir, files, geom, opts)
+	if err != nil {
 		return nil, err
 	}
-	s.handles.limit = cmp.Or(opts.OpenFiles, defaultOpenFiles)
-	s.handles.open = s.openFile
-
 	if !opts.ReadOnly {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			return nil, pathError("create folder", dir, err)
@@ -139,6 +132,21 @@ func OpenFiles(dir string, files []File, geom bt.Geometry, opts Options) (*Files
 		return nil, pathError("open folder", dir, err)
 	}
 	return s.openIn(rootFolder{r}, opts)
+}
+
+// prepare makes a Files that has not seen the disk.
+func prepare(dir string, files []File, geom bt.Geometry, opts Options) (*Files, error) {
+	if !geom.Known() {
+		return nil, errors.New("storage: the torrent's geometry is not known yet")
+	}
+	s := &Files{dir: dir, geom: geom, readOnly: opts.ReadOnly, allocate: opts.Allocate, verified: bitfield.New(geom.NumPieces()),
+		dirs: make(map[string]struct{})}
+	if err := s.layOut(files); err != nil {
+		return nil, err
+	}
+	s.handles.limit = cmp.Or(opts.OpenFiles, defaultOpenFiles)
+	s.handles.open = s.openFile
+	return s, nil
 }
 
 // openIn finds out what there is in root, which it closes with an error.
@@ -459,7 +467,7 @@ func (s *Files) compare(h *handle, p []byte, at int64) (int, error) {
 // openFile opens f in its present state; the caller holds f.mu.
 func (s *Files) openFile(f *file) (diskFile, error) {
 	name, flag := f.nameOnDisk(), os.O_RDONLY
-	if f.state == statePart {
+	if f.state == statePart && !s.readOnly {
 		flag = os.O_RDWR
 	}
 	// The name must still mean a file of its own: behind a link that appeared since we looked there could

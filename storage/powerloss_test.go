@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/parley-bt/parley/bitfield"
 	"github.com/parley-bt/parley/bt"
 )
 
@@ -281,17 +280,16 @@ func (l *lossy) lose(t *testing.T, rng *rand.Rand, dir string) {
 
 func (tor *torrent) openLossy(t *testing.T, dir string) (*Files, *lossy) {
 	t.Helper()
-	s := &Files{dir: dir, geom: tor.geom, verified: bitfield.New(tor.geom.NumPieces()), dirs: make(map[string]struct{})}
-	if err := s.layOut(tor.files); err != nil {
+	o := Options{InfoHash: testHash, MaxUnsavedBytes: 1 << 40, OpenFiles: 2}
+	s, err := prepare(dir, tor.files, tor.geom, o)
+	if err != nil {
 		t.Fatal(err)
 	}
-	s.handles.limit, s.handles.open = 2, s.openFile
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	l := newLossy(t, dir)
-	s, err := s.openIn(l, Options{InfoHash: testHash, MaxUnsavedBytes: 1 << 40})
-	if err != nil {
+	if s, err = s.openIn(l, o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
