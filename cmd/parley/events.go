@@ -146,6 +146,9 @@ Every character that a terminal would not show (control, bidirectional and zero-
   done               get: the fields of complete, and "info_hash", "name", "path", "seconds"
   created            create: "info_hash", "name", "magnet", "path", "total_bytes", "piece_bytes", "pieces", "files", "skipped"
   torrent, magnet    show: what the torrent or link says
+  file               verify, for each file: "path", "bytes", "state" (ok, partial, missing or damaged), "pieces" (that lie in it), "bad_pieces",
+                     "unknown_pieces" (shared with a file that is not whole), "error"
+  checked            verify: "info_hash", "files", and of these "ok", "partial", "missing", "damaged"
   version            "version", "revision", "go", "platform"
   torrent_error      "error": why a torrent has stopped
   closed             the torrent has been closed

@@ -103,7 +103,7 @@ func (a *app) rootCmd() *cobra.Command {
 		return failf(exitUsage, `run "`+cmd.CommandPath()+` --help" for its flags; what begins with "-" and is no flag comes last, after "--"`, "%w", err)
 	})
 	root.AddCommand(
-		a.createCmd(), a.showCmd(), a.seedCmd(), a.getCmd(), a.listenCmd(), a.sendCmd(), a.versionCmd(), a.manCmd(),
+		a.createCmd(), a.showCmd(), a.verifyCmd(), a.seedCmd(), a.getCmd(), a.listenCmd(), a.sendCmd(), a.versionCmd(), a.manCmd(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: "The exit codes of parley:\n\n" + exitCodeText()},
 		&cobra.Command{Use: "events", Short: "The JSON lines of --json and listen", Long: eventHelp},
 	)
