@@ -2,6 +2,7 @@ package metainfo
 
 import (
 	"encoding/hex"
+	"errors"
 	"math"
 	"strconv"
 	"strings"
@@ -15,19 +16,26 @@ const MaxMagnetBytes = 64 << 10
 // Magnet is what a magnet link says (BEP 9, "magnet URI format"). Its strings are as given by whoever
 // made the link: any bytes.
 type Magnet struct {
-	InfoHash    bt.InfoHash
-	Name        string   // "dn": what to show until the metadata is there
-	Trackers    []string // "tr"
-	Peers       []string // "x.pe": host:port, where host is a name or an address, IPv6 in brackets
-	WebSeeds    []string // "ws" (BEP 19)
-	ExactLength int64    // "xl": bytes; 0 if unknown
+	InfoHash    bt.InfoHash // what stands in a hello: without a v1 info-hash, InfoHashV2 cut to its length
+	InfoHashV2  InfoHashV2  // "xt=urn:btmh:" (BEP 52), from ParseMagnetV2; zero if there is none
+	Name        string      // "dn": what to show until the metadata is there
+	Trackers    []string    // "tr"
+	Peers       []string    // "x.pe": host:port, where host is a name or an address, IPv6 in brackets
+	WebSeeds    []string    // "ws" (BEP 19)
+	ExactLength int64       // "xl": bytes; 0 if unknown
 }
 
 // ParseMagnet reads a magnet link. The scheme and the parameters' names may be in either case, repeated
-// ones may be numbered (tr.1, tr.2), unknown ones are ignored. A link to a hybrid torrent is read as v1.
-// The errors are [*Error]s that name the parameter; without a v1 info-hash but with a v2 one, the error
-// matches [ErrV2Only].
-func ParseMagnet(uri string) (Magnet, error) {
+// ones may be numbered (tr.1, tr.2), unknown ones are ignored. A link to a hybrid torrent is read as v1, its
+// v2 info-hash is not looked at. The errors are [*Error]s that name the parameter; without a v1 info-hash but
+// with a v2 one, the error matches [ErrV2Only].
+func ParseMagnet(uri string) (Magnet, error) { return parseMagnet(uri, false) }
+
+// ParseMagnetV2 reads a magnet link like [ParseMagnet], and v2 info-hashes too (BEP 52): SHA-256 multihashes in hexadecimal, with
+// or without a v1 info-hash beside.
+func ParseMagnetV2(uri string) (Magnet, error) { return parseMagnet(uri, true) }
+
+func parseMagnet(uri string, readV2 bool) (Magnet, error) {
 	const scheme = "magnet:?"
 	if len(uri) > MaxMagnetBytes {
 		return Magnet{}, fault("magnet", "%d bytes: want at most %d", len(uri), MaxMagnetBytes)
@@ -77,6 +85,15 @@ func ParseMagnet(uri string) (Magnet, error) {
 					return Magnet{}, fault(key, "two torrents in one link: %s and %s", m.InfoHash, h)
 				}
 				m.InfoHash, found = h, true
+			case hasPrefixFold(val, btmh) && readV2:
+				h, err := parseMultihash(val[len(btmh):])
+				if err != nil {
+					return Magnet{}, &Error{Field: key, Reason: err.Error(), err: err}
+				}
+				if v2 && h != m.InfoHashV2 {
+					return Magnet{}, fault(key, "two torrents in one link: %s and %s", m.InfoHashV2, h)
+				}
+				m.InfoHashV2, v2 = h, true
 			case hasPrefixFold(val, btmh):
 				v2 = true
 			}
@@ -103,6 +120,9 @@ func ParseMagnet(uri string) (Magnet, error) {
 			}
 		}
 	}
+	if !found && v2 && readV2 {
+		m.InfoHash, found = m.InfoHashV2.Truncated(), true
+	}
 	if !found && v2 {
 		return Magnet{}, &Error{Field: "xt", Reason: ErrV2Only.Error(), err: ErrV2Only}
 	}
@@ -112,11 +132,35 @@ func ParseMagnet(uri string) (Magnet, error) {
 	return m, nil
 }
 
-// String returns the link in its usual form, all ASCII. From it [ParseMagnet] reads the same Magnet, if that came from
-// [ParseMagnet] or [MetaInfo.Magnet]; fields that are empty or zero are left out.
+// parseMultihash reads the tag of a SHA-256 hash, 0x12 and its length 0x20, and the hash.
+func parseMultihash(s string) (InfoHashV2, error) {
+	const tag = "1220"
+	rest, ok := strings.CutPrefix(s, tag)
+	if !ok {
+		return InfoHashV2{}, errors.New("urn:btmh: want a SHA-256 multihash, which begins with " + tag)
+	}
+	h, err := ParseInfoHashV2(rest)
+	if err == nil && h.Truncated().IsZero() {
+		err = errors.New("v2 info-hash begins with 20 zero bytes")
+	}
+	return h, err
+}
+
+// String returns the link in its usual form, all ASCII. From it [ParseMagnetV2] reads the same Magnet, as does [ParseMagnet] if InfoHashV2 is
+// zero, if that came from there or from [MetaInfo.Magnet]; fields that are empty or zero are left out.
 func (m Magnet) String() string {
-	b := []byte("magnet:?xt=urn:btih:")
-	b = hex.AppendEncode(b, m.InfoHash[:])
+	b := []byte("magnet:?")
+	if m.InfoHashV2.IsZero() || m.InfoHash != m.InfoHashV2.Truncated() {
+		b = append(b, "xt=urn:btih:"...)
+		b = hex.AppendEncode(b, m.InfoHash[:])
+		if !m.InfoHashV2.IsZero() {
+			b = append(b, '&')
+		}
+	}
+	if !m.InfoHashV2.IsZero() {
+		b = append(b, "xt=urn:btmh:1220"...)
+		b = hex.AppendEncode(b, m.InfoHashV2[:])
+	}
 	add := func(key, val, plain string) {
 		if val != "" {
 			b = append(b, '&')

@@ -1,5 +1,5 @@
 // Package metainfo reads and writes descriptions of torrents: .torrent files and info dictionaries
-// (BEP 3, BEP 12, BEP 19, BEP 27, BEP 47) and magnet links (BEP 9). It also maps the names in a torrent,
+// (BEP 3, BEP 12, BEP 19, BEP 27, BEP 47, BEP 52) and magnet links (BEP 9). It also maps the names in a torrent,
 // which strangers chose, to names that are safe on every file system ([SafePath], [SafePaths]).
 //
 //	.torrent = d 8:announce... 13:announce-list... 4:info d
@@ -7,8 +7,17 @@
 //	               4:name... 12:piece length... 6:pieces...
 //	           e 8:url-list... e
 //
-// Torrents are read as v1. A hybrid torrent (BEP 52) carries a complete v1 description and is read as
-// that; one without is [ErrV2Only].
+//	and in v2 = d ... 4:info d
+//	               9:file tree d 1:a d 0: d 6:length... 11:pieces root... e e 1:b d 1:c d 0: d... e e e e
+//	               12:meta version i2e 4:name... 12:piece length...
+//	           e 12:piece layers d 32:root 96:three hashes... e e
+//
+// [Parse], [ParseInfo] and [ParseMagnet] read torrents as v1, for those who can do no more: a hybrid torrent
+// (BEP 52) carries a complete v1 description and is read as that; one without is [ErrV2Only]. [ParseV2],
+// [ParseInfoV2] and [ParseMagnetV2] read all of them. [Builder] makes each form.
+//
+// A v2 torrent has no list of files with offsets; each file begins a piece of its own. [Info] shows it as the
+// hybrid it could be, with padding files between, so that pieces and files of all forms are counted alike.
 //
 // The package checks that a torrent makes sense in itself: the pieces fit the lengths, the lengths fit
 // the limits. It opens no file and does no I/O, and it does not decide where files go or whether a
@@ -83,36 +92,60 @@ type File struct {
 	// Padding marks a file of zeros that only aligns the next one to a piece (BEP 47, attribute "p"). It
 	// is hashed but need not be stored.
 	Padding bool
+	// PiecesRoot is the root of the file's hash tree (BEP 52), in a torrent with V2 set; all zero for padding and files
+	// without bytes.
+	PiecesRoot [TreeHashBytes]byte
 }
 
 // Info is what an info dictionary says. It is read-only once parsed, and may then be shared.
 type Info struct {
 	Name        string // suggested file or folder name, as given: see [SafePath]
 	PieceLength int64  // nominal piece length in bytes
-	PieceHashes []byte // SHA-1 hashes of the pieces, 20 bytes each; aliases Bytes
+	PieceHashes []byte // SHA-1 hashes of the pieces, 20 bytes each; aliases Bytes; none in a v2-only torrent
 	Files       []File // in the order of their bytes; exactly one if SingleFile
 	SingleFile  bool   // one file called Name, rather than a folder called Name
 	Private     bool   // peers may come from trackers only (BEP 27)
-	Hybrid      bool   // also has a v2 description (BEP 52), which is not looked at
+	Hybrid      bool   // has a v1 and a v2 description (BEP 52); the latter was looked at if V2 is set
+	V2          bool   // has a v2 description, which was read: see ParseV2
 	Geometry    bt.Geometry
 	Bytes       []byte // the dictionary as it stands, over which the info-hash is taken
 }
 
-// NumPieces returns the number of pieces.
-func (info *Info) NumPieces() int { return len(info.PieceHashes) / bt.HashBytes }
+// V2Only reports whether the torrent has a v2 description and no other.
+func (info *Info) V2Only() bool { return info.V2 && !info.Hybrid }
 
-// PieceHash returns the SHA-1 hash of piece i, which must be one of the torrent's pieces.
+// NumPieces returns the number of pieces.
+func (info *Info) NumPieces() int {
+	if info.V2Only() {
+		return info.Geometry.NumPieces()
+	}
+	return len(info.PieceHashes) / bt.HashBytes
+}
+
+// PieceHash returns the SHA-1 hash of piece i, which must be one of the torrent's pieces. A v2-only torrent has none: see
+// [MetaInfo.PieceHashV2].
 func (info *Info) PieceHash(i bt.PieceIndex) [bt.HashBytes]byte {
 	return [bt.HashBytes]byte(info.PieceHashes[int(i)*bt.HashBytes:])
 }
 
-// InfoHash computes the v1 info-hash from Bytes.
-func (info *Info) InfoHash() bt.InfoHash { return sha1.Sum(info.Bytes) }
+// InfoHash computes, from Bytes, the info-hash that stands in a hello: the v1 info-hash, or for a v2-only torrent the v2 info-hash
+// cut to its length.
+func (info *Info) InfoHash() bt.InfoHash {
+	if info.V2Only() {
+		return info.InfoHashV2().Truncated()
+	}
+	return sha1.Sum(info.Bytes)
+}
 
 // MetaInfo is what a .torrent file says.
 type MetaInfo struct {
 	Info     *Info
 	InfoHash bt.InfoHash // of Info
+	// InfoHashV2 is the v2 info-hash of Info, if that has V2 set; zero otherwise.
+	InfoHashV2 InfoHashV2
+	// PieceLayers holds, by their roots, the hashes of the pieces of all files longer than a piece (BEP 52), 32 bytes each. They
+	// have been checked if they were parsed, and alias what they were parsed from. Nil unless Info has V2 set.
+	PieceLayers map[[TreeHashBytes]byte][]byte
 	// Announce holds tracker URLs in tiers (BEP 12), as given. A torrent with a plain "announce" has one
 	// tier of one; one without trackers has none. No tier is empty.
 	Announce [][]string
@@ -133,7 +166,9 @@ type MetaInfo struct {
 // without (trackers, web seeds, comment, date). Everything else that is wrong is an error: a
 // [*bencode.SyntaxError] for bytes that do not parse or exceed the limits, an [*Error] for a value that
 // makes no sense, which matches [ErrV2Only] if that is the reason.
-func Parse(b []byte) (*MetaInfo, error) {
+func Parse(b []byte) (*MetaInfo, error) { return parse(b, false) }
+
+func parse(b []byte, v2 bool) (*MetaInfo, error) {
 	root, _, err := bencode.Parse(b, limits)
 	if err != nil {
 		return nil, fmt.Errorf("not a torrent: %w", err)
@@ -141,7 +176,7 @@ func Parse(b []byte) (*MetaInfo, error) {
 	if root.Kind() != bencode.KindDict {
 		return nil, fault("torrent", "want a dictionary, got %s", root.Kind())
 	}
-	var info, announce, tiers, comment, comment8, createdBy, created, webSeeds bencode.Value
+	var info, announce, tiers, comment, comment8, createdBy, created, webSeeds, layers bencode.Value
 	collect(root, []entry{
 		{"info", &info},
 		{"announce", &announce},
@@ -151,6 +186,7 @@ func Parse(b []byte) (*MetaInfo, error) {
 		{"created by", &createdBy},
 		{"creation date", &created},
 		{"url-list", &webSeeds},
+		{"piece layers", &layers},
 	})
 	if info.Kind() == bencode.KindAbsent {
 		return nil, fault("info", "missing")
@@ -167,17 +203,25 @@ func Parse(b []byte) (*MetaInfo, error) {
 	if n, ok := created.Int(); ok && n > 0 {
 		m.CreationDate = n
 	}
-	if m.Info, err = parseInfo(info); err != nil {
+	if m.Info, err = parseInfo(info, v2); err != nil {
 		return nil, err
 	}
 	m.InfoHash = m.Info.InfoHash()
+	if m.Info.V2 {
+		m.InfoHashV2 = m.Info.InfoHashV2()
+		if m.PieceLayers, err = parseLayers(layers, m.Info); err != nil {
+			return nil, err
+		}
+	}
 	return m, nil
 }
 
 // ParseInfo reads an info dictionary by itself, as peers send it (BEP 9, ut_metadata). Whoever calls it
 // has compared the hash of b with the info-hash, so b must be exactly the dictionary, without anything
 // behind it. The result aliases b, which must not change afterwards. Errors are those of [Parse].
-func ParseInfo(b []byte) (*Info, error) {
+func ParseInfo(b []byte) (*Info, error) { return parseInfoOnly(b, false) }
+
+func parseInfoOnly(b []byte, v2 bool) (*Info, error) {
 	v, rest, err := bencode.Parse(b, limits)
 	if err != nil {
 		return nil, fmt.Errorf("not an info dictionary: %w", err)
@@ -185,10 +229,10 @@ func ParseInfo(b []byte) (*Info, error) {
 	if len(rest) > 0 {
 		return nil, fault("info", "%d bytes behind the dictionary", len(rest))
 	}
-	return parseInfo(v)
+	return parseInfo(v, v2)
 }
 
-func parseInfo(v bencode.Value) (*Info, error) {
+func parseInfo(v bencode.Value, v2 bool) (*Info, error) {
 	if v.Kind() != bencode.KindDict {
 		return nil, fault("info", "want a dictionary, got %s", v.Kind())
 	}
@@ -208,10 +252,16 @@ func parseInfo(v bencode.Value) (*Info, error) {
 
 	hasTree := tree.Kind() == bencode.KindDict
 	if ver, ok := version.Int(); ok && ver >= 2 || hasTree {
-		if pieces.Kind() == bencode.KindAbsent {
+		switch hasPieces := pieces.Kind() != bencode.KindAbsent; {
+		case v2 && ver != 2:
+			return nil, fault("info.meta version", "want 2, which is all that is known beside v1 (BEP 52)")
+		case v2 && !hasTree:
+			return nil, fault("info.file tree", "want a dictionary, got %s", tree.Kind())
+		case !v2 && !hasPieces:
 			return nil, &Error{Field: "info.pieces", Reason: "missing: " + ErrV2Only.Error(), err: ErrV2Only}
+		default:
+			info.V2, info.Hybrid = v2, hasTree && hasPieces
 		}
-		info.Hybrid = hasTree
 	}
 
 	b, ok := name.Bytes()
@@ -231,14 +281,34 @@ func parseInfo(v bencode.Value) (*Info, error) {
 	if info.PieceLength < 1 || info.PieceLength > bt.MaxPieceBytes {
 		return nil, fault("info.piece length", "%d: want 1 to %d bytes", info.PieceLength, bt.MaxPieceBytes)
 	}
+	if n, ok := private.Int(); ok {
+		info.Private = n != 0
+	}
+	var treeFiles []File
+	if info.V2 {
+		err := checkPieceLengthV2(info.PieceLength)
+		if err == nil {
+			treeFiles, err = parseFileTree(tree)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if info.V2Only() {
+		total, err := info.layOut(treeFiles)
+		if err != nil {
+			return nil, err
+		}
+		if info.Geometry, err = bt.NewGeometry(total, info.PieceLength); err != nil {
+			return nil, &Error{Field: "info", Reason: err.Error(), err: err}
+		}
+		return info, nil
+	}
 	if info.PieceHashes, ok = pieces.Bytes(); !ok {
 		return nil, fault("info.pieces", "want a string, got %s", pieces.Kind())
 	}
 	if n := len(info.PieceHashes); n%bt.HashBytes != 0 {
 		return nil, fault("info.pieces", "%d bytes is not a multiple of %d", n, bt.HashBytes)
-	}
-	if n, ok := private.Int(); ok {
-		info.Private = n != 0
 	}
 
 	// BEP 3 wants either "length" or "files". Where both stand, deployed clients go by "files".
@@ -259,6 +329,11 @@ func parseInfo(v bencode.Value) (*Info, error) {
 	if got, want := info.NumPieces(), info.Geometry.NumPieces(); got != want {
 		return nil, fault("info.pieces", "%d hashes, but %d bytes in pieces of %d bytes need %d",
 			got, total, info.PieceLength, want)
+	}
+	if info.V2 {
+		if err := info.joinTree(treeFiles); err != nil {
+			return nil, err
+		}
 	}
 	return info, nil
 }
@@ -395,13 +470,18 @@ func parseURLs(v bencode.Value) []string {
 
 // Append appends the .torrent file that m describes. The info dictionary is Info.Bytes, byte for byte;
 // around it the form is canonical. Fields that are empty are left out. If m was parsed, entries that have
-// no field here (such as "nodes" and "piece layers") are kept as they were.
+// no field here (such as "nodes") are kept as they were, and so are "piece layers" while PieceLayers is nil.
 func (m *MetaInfo) Append(dst []byte) []byte {
 	var d bencode.Dict
 	seen := make(map[string]bool)
 	for k, v := range m.rest.Dict() {
 		switch key := string(k); key {
 		case "info", "announce", "announce-list", "comment", "comment.utf-8", "created by", "creation date", "url-list":
+		case "piece layers":
+			if m.PieceLayers == nil && !seen[key] {
+				seen[key] = true
+				d.SetRaw(key, v.Raw())
+			}
 		default:
 			if !seen[key] { // of equal keys the first counts, as everywhere
 				seen[key] = true
@@ -436,6 +516,13 @@ func (m *MetaInfo) Append(dst []byte) []byte {
 	if m.Info != nil {
 		d.SetRaw("info", m.Info.Bytes)
 	}
+	if m.PieceLayers != nil {
+		var layers bencode.Dict
+		for root, layer := range m.PieceLayers {
+			layers.SetBytes(string(root[:]), layer)
+		}
+		d.SetDict("piece layers", &layers)
+	}
 	if len(m.WebSeeds) > 0 {
 		d.SetRaw("url-list", appendStrings(nil, m.WebSeeds))
 	}
@@ -444,10 +531,18 @@ func (m *MetaInfo) Append(dst []byte) []byte {
 
 // Magnet returns the magnet link for m, with its name, length, trackers and web seeds, each once.
 func (m *MetaInfo) Magnet() Magnet {
-	g := Magnet{InfoHash: m.InfoHash}
+	g := Magnet{InfoHash: m.InfoHash, InfoHashV2: m.InfoHashV2}
 	if m.Info != nil {
 		g.Name = m.Info.Name
 		g.ExactLength = m.Info.Geometry.TotalBytes
+		if m.Info.V2Only() {
+			g.ExactLength = 0 // its padding is nowhere but in our view of it
+			for i := range m.Info.Files {
+				if f := &m.Info.Files[i]; !f.Padding {
+					g.ExactLength += f.Length
+				}
+			}
+		}
 	}
 	trackers, webSeeds := unique{to: &g.Trackers}, unique{to: &g.WebSeeds}
 	for _, tier := range m.Announce {
