@@ -294,7 +294,7 @@ func v2(fileTree string, replace ...string) string {
 }
 
 // leaf is a file of a tree.
-func leaf(length int) string {
+func leaf(length int64) string {
 	if length == 0 {
 		return "d0:d6:lengthi0eee"
 	}
