@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/parley-bt/parley/bencode"
 	"github.com/parley-bt/parley/bt"
@@ -432,20 +433,27 @@ func TestPieceLayersRejects(t *testing.T) {
 
 // Deep trees and long paths cost time and memory in proportion to the torrent.
 func TestHostileTrees(t *testing.T) {
-	// 200 folders around 200,000 files: 200 elements for each path.
+	// 200 folders around 40,001 files: 200 elements and one more for each path.
 	var files strings.Builder
-	for i := range 200_000 {
+	for i := range 40_001 {
 		fmt.Fprintf(&files, "6:%06dd0:d6:lengthi0eee", i)
 	}
 	in := v2(strings.Repeat("d1:a", 200) + "d" + files.String() + "e" + strings.Repeat("e", 200))
 	if _, err := ParseInfoV2([]byte(in)); err == nil || err.Error() != "info.file tree: paths of more than 8000000 elements together" {
 		t.Errorf("long paths: %v", err)
 	}
-	// 250 folders around 60 MiB of nothing: a reader that passes over it once a level takes minutes.
-	junk := "d0:d4:junkl" + strings.Repeat("0:", 20<<20) + "e6:lengthi0eee"
-	in = v2(strings.Repeat("d1:a", 250) + junk + strings.Repeat("e", 250))
-	if info, err := ParseInfoV2([]byte(in)); err != nil || len(info.Files[0].Path) != 250 {
-		t.Errorf("deep: %v", err)
+	// 250 folders around two million values: a reader that passes over them once a level takes 250 times as long as with one folder.
+	took := func(depth int) time.Duration {
+		junk := "d0:d4:junkl" + strings.Repeat("0:", 2<<20) + "e6:lengthi0eee"
+		in := []byte(v2(strings.Repeat("d1:a", depth) + junk + strings.Repeat("e", depth)))
+		from := time.Now()
+		if info, err := ParseInfoV2(in); err != nil || len(info.Files[0].Path) != depth {
+			t.Fatalf("deep: %v", err)
+		}
+		return time.Since(from)
+	}
+	if shallow, deep := took(1), took(250); deep > 25*shallow+100*time.Millisecond {
+		t.Errorf("250 folders take %v, one takes %v", deep, shallow)
 	}
 	// Padding counts.
 	files.Reset()

@@ -101,8 +101,8 @@ func (f *file) pieceLeaves(piece int64) []byte {
 // someFiles are trees around every edge: one leaf, powers of two and one more, more than one chunk of the piece layer.
 func someFiles(t testing.TB) map[string]*file {
 	files := make(map[string]*file)
-	for _, perPiece := range []int64{1, 2, 4, 16, 1024} {
-		for _, leaves := range []int64{1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33, 100, 511, 512, 513, 1024, 1025, 1537, 5000} {
+	for _, perPiece := range []int64{1, 4, 1024} {
+		for _, leaves := range []int64{1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33, 100, 512, 513, 1025, 3000} {
 			files[fmt.Sprintf("%d leaves, %d in a piece", leaves, perPiece)] = newFile(t, leaves, perPiece)
 		}
 	}
@@ -248,6 +248,9 @@ func (f *file) ranges(rng *rand.Rand) (all []Range) {
 					continue
 				}
 				for proof := range s.Height() - base {
+					if s.Leaves() > 40 && proof < s.Height()-base-1 && rng.IntN(4) > 0 {
+						continue
+					}
 					all = append(all, Range{uint32(base), uint32(i << up), 1 << up, uint32(proof)})
 				}
 			}
