@@ -36,6 +36,10 @@ type Options struct {
 	// MaxUnsavedBytes is how many bytes of pieces may be verified before that is saved; 0 means 256 MiB.
 	// [Files.Verified] waits for the disk then.
 	MaxUnsavedBytes int64
+	// Wanted says which files are wanted, by their index in the files given; nil means all. What is written to the
+	// others where they share pieces with their neighbours is kept apart, in one hidden file, see [Files.SetWanted].
+	// It needs InfoHash, and does nothing with ReadOnly.
+	Wanted []bool
 	// Allocate takes the disk space of a file as it is begun, where the file system can do so without
 	// writing zeros: the disk cannot fill up in the middle, and files are in one piece. Elsewhere it has
 	// no effect.
@@ -57,6 +61,8 @@ type Files struct {
 	keep     *keeper // nil if nothing is remembered
 	files    []*file // all but padding, in the torrent's order
 	spans    []*file // all that have bytes, padding included, in the torrent's order
+	given    []*file // by the index of the files given; nil for padding
+	spare    *spare  // nil without Options.InfoHash
 	handles  handles
 	parts    partNames
 
@@ -94,8 +100,11 @@ type file struct {
 
 	// mu guards state: shared for reading and writing the file, exclusively for creating and renaming
 	// it. It is taken before progress and handles.mu, never after.
-	mu    sync.RWMutex
-	state state
+	mu       sync.RWMutex
+	state    state
+	unwanted bool // guarded by mu too
+
+	slots slots // where its ends are kept while it is unwanted
 
 	dirty atomic.Bool                 // written since the last sync
 	seen  atomic.Pointer[resume.File] // size and time on disk at the last look or sync; nil while missing. State is not set
@@ -154,6 +163,19 @@ func (s *Files) openIn(root folder, opts Options) (*Files, error) {
 	s.root, s.link = root, root.Link
 	if !opts.ReadOnly && opts.InfoHash != (bt.InfoHash{}) && len(s.files) <= resume.MaxFiles {
 		s.keep = newKeeper(opts, s.parts)
+		if err := s.layOutSpare(); err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
+	}
+	if opts.Wanted != nil && !opts.ReadOnly {
+		if len(opts.Wanted) != len(s.given) || s.spare == nil {
+			return nil, errors.Join(fmt.Errorf("storage: Options.Wanted says of %d files whether they are wanted, of %d: it needs InfoHash too", len(opts.Wanted), len(s.given)), root.Close())
+		}
+		for i, f := range s.given {
+			if f != nil {
+				f.unwanted = !opts.Wanted[i]
+			}
+		}
 	}
 	for _, f := range s.files {
 		if err := s.look(f); err != nil {
@@ -183,7 +205,9 @@ func (s *Files) layOut(files []File) error {
 			first, last := f.off/int64(s.geom.PieceBytes), (f.end()-1)/int64(s.geom.PieceBytes)
 			f.unverified = int(last - first + 1)
 		}
+		s.given = append(s.given, f)
 		if f.padding {
+			s.given[i] = nil
 			continue
 		}
 		name, err := localPath(in.Path)
@@ -360,7 +384,7 @@ func (s *Files) readFile(f *file, p []byte, at int64) (int, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.state == stateMissing {
-		return 0, absentError{f.path}
+		return s.readSpare(f, p, at)
 	}
 	h, err := s.handles.acquire(f)
 	if err != nil {
@@ -415,6 +439,11 @@ func (s *Files) writeFile(f *file, p []byte, at int64) (int, error) {
 	}
 	f.mu.RLock()
 	for f.state == stateMissing {
+		if in, ok := s.spareOf(f, at, len(p)); ok && f.unwanted {
+			// f stays locked, so that it is not created meanwhile.
+			defer f.mu.RUnlock()
+			return s.writeFile(&s.spare.file, p, in)
+		}
 		f.mu.RUnlock()
 		if err := s.createPart(f); err != nil {
 			return 0, err
@@ -497,6 +526,11 @@ func (s *Files) openFile(f *file) (diskFile, error) {
 func (s *Files) createPart(f *file) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return s.createPartLocked(f)
+}
+
+// createPartLocked is createPart for a caller that holds f.mu.
+func (s *Files) createPartLocked(f *file) error {
 	if f.state != stateMissing {
 		return nil // another writer was first
 	}
@@ -508,7 +542,7 @@ func (s *Files) createPart(f *file) error {
 		return err
 	}
 	if file, ok := d.(*os.File); ok {
-		if s.allocate {
+		if s.allocate && (s.spare == nil || f != &s.spare.file) {
 			err = allocate(file, f.length)
 		} else {
 			// A file system without holes refuses, and then takes the space as it must; nothing else changes.
@@ -517,6 +551,9 @@ func (s *Files) createPart(f *file) error {
 	}
 	if err != nil {
 		return errors.Join(pathError("allocate", s.full(f.part), err), d.Close(), s.root.Remove(f.part))
+	}
+	if err := s.fromSpare(f, d); err != nil {
+		return errors.Join(err, d.Close(), s.root.Remove(f.part))
 	}
 	f.state = statePart
 	s.handles.release(s.handles.insert(f, d))
@@ -693,7 +730,7 @@ func (s *Files) finish() error {
 	s.progress.Lock()
 	s.finished = true
 	s.progress.Unlock()
-	return nil
+	return s.dropSpare()
 }
 
 // finalise gives f its final name, once all pieces that touch it are verified.
@@ -704,7 +741,7 @@ func (s *Files) finalise(f *file) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
-	case f.state == stateFinal:
+	case f.state == stateFinal, f.state == stateMissing && f.unwanted:
 		return nil
 	case f.length == 0:
 		if err := s.vacant(f); err != nil {
@@ -721,8 +758,11 @@ func (s *Files) finalise(f *file) error {
 		}
 		f.saw(fi)
 		return nil
-	case f.state == stateMissing:
+	case f.state == stateMissing && !s.inSpare(f):
 		return pathError("finish", f.path, fs.ErrNotExist)
+	}
+	if err := s.createPartLocked(f); err != nil {
+		return err
 	}
 	if err := s.settle(f); err != nil {
 		return err
@@ -801,7 +841,7 @@ func (s *Files) Sync() error {
 	}
 	defer s.gate.RUnlock()
 	var errs []error
-	for _, f := range s.files {
+	for _, f := range s.onDisk() {
 		errs = append(errs, s.syncFile(f))
 	}
 	return errors.Join(errs...)

@@ -278,9 +278,9 @@ func (l *lossy) lose(t *testing.T, rng *rand.Rand, dir string) {
 	}
 }
 
-func (tor *torrent) openLossy(t *testing.T, dir string) (*Files, *lossy) {
+func (tor *torrent) openLossy(t *testing.T, dir string, wanted []bool) (*Files, *lossy) {
 	t.Helper()
-	o := Options{InfoHash: testHash, MaxUnsavedBytes: 1 << 40, OpenFiles: 2}
+	o := Options{InfoHash: testHash, MaxUnsavedBytes: 1 << 40, OpenFiles: 2, Wanted: wanted}
 	s, err := prepare(dir, tor.files, tor.geom, o)
 	if err != nil {
 		t.Fatal(err)
@@ -310,11 +310,15 @@ func TestPowerLoss(t *testing.T) {
 	for range rounds {
 		seed := rand.Uint64()
 		rng := rand.New(rand.NewPCG(seed, 0))
-		tor := newTorrent(t, 100, []string{"n/a", "n/empty", "n/d/b", "", "n/d/e/c"}, []int64{250, 0, 1700, 50, 900})
+		tor := newTorrent(t, 100, []string{"n/a", "n/empty", "n/s", "n/d/b", "", "n/d/e/c"}, []int64{250, 0, 30, 1670, 50, 900})
 		base := t.TempDir()
 		dir := filepath.Join(base, "0")
 		for life := range 4 {
-			s, l := tor.openLossy(t, dir)
+			wanted := make([]bool, len(tor.files))
+			for i := range wanted {
+				wanted[i] = rng.IntN(3) > 0
+			}
+			s, l := tor.openLossy(t, dir, wanted)
 			have, err := ResumePieces(t.Context(), s, tor.geom, tor.hashes, nil)
 			if err != nil {
 				t.Fatalf("seed %d, life %d: %v", seed, life, err)
@@ -330,6 +334,11 @@ func TestPowerLoss(t *testing.T) {
 			for _, i := range missing[:rng.IntN(len(missing)+1)] {
 				tor.write(t, s, i)
 				have.Add(i)
+				if rng.IntN(10) == 0 {
+					if err := s.SetWanted(rng.IntN(len(wanted)), rng.IntN(3) > 0); err != nil {
+						t.Fatalf("seed %d: %v", seed, err)
+					}
+				}
 				if rng.IntN(6) == 0 {
 					if err := s.Checkpoint(); err != nil {
 						t.Fatalf("seed %d: %v", seed, err)
@@ -344,7 +353,7 @@ func TestPowerLoss(t *testing.T) {
 			}
 			l.lose(t, rng, dir)
 
-			look, _ := tor.openLossy(t, dir)
+			look, _ := tor.openLossy(t, dir, nil)
 			if _, _, _, err := look.readResume(); err != nil {
 				t.Errorf("seed %d, life %d: nothing is left of what was saved: %v", seed, life, err)
 			}
@@ -386,7 +395,7 @@ func TestPowerLoss(t *testing.T) {
 				tor.write(t, s, i)
 			}
 		}
-		for _, name := range []string{"n/a", "n/d/b", "n/d/e/c"} {
+		for _, name := range []string{"n/a", "n/s", "n/d/b", "n/d/e/c"} {
 			wantFile(t, filepath.Join(dir, name), tor.content(t, name))
 		}
 		if t.Failed() {

@@ -247,8 +247,9 @@ func (s *Files) save(closing bool) error {
 func (s *Files) writeBase(d *resume.Data) error {
 	k := s.keep
 	// What is claimed comes first: content, then names, then the claim.
-	d.Files = make([]resume.File, len(s.files))
-	for i, f := range s.files {
+	files := s.onDisk()
+	d.Files = make([]resume.File, len(files))
+	for i, f := range files {
 		if err := s.syncFile(f); err != nil {
 			return err
 		}
@@ -339,13 +340,14 @@ func (s *Files) Resume() (trusted, check *bitfield.Set, err error) {
 		return trusted, check, nil
 	}
 	check.Clear()
-	same := make([]bool, len(s.files))
+	files := s.onDisk()
+	same := make([]bool, len(files))
 	changed := len(d.Journal) > 0
-	for i, f := range s.files {
+	for i, f := range files {
 		now := f.look()
 		if same[i] = d.Unchanged(i, now); !same[i] {
 			changed = true
-			if now.State != resume.Missing && f.length > 0 {
+			if i < len(s.files) && now.State != resume.Missing && f.length > 0 {
 				for p := f.off / int64(s.geom.PieceBytes); p <= (f.end()-1)/int64(s.geom.PieceBytes); p++ {
 					check.Add(int(p))
 				}
@@ -397,13 +399,23 @@ func (s *Files) Resume() (trusted, check *bitfield.Set, err error) {
 
 // holds reports whether the files in which piece i lies are the same and long enough for it.
 func (s *Files) holds(i int, same []bool) bool {
-	end := s.geom.PieceStart(bt.PieceIndex(i)) + int64(s.geom.PieceLen(bt.PieceIndex(i)))
+	start := s.geom.PieceStart(bt.PieceIndex(i))
+	end := start + int64(s.geom.PieceLen(bt.PieceIndex(i)))
 	for _, f := range s.touched(i) {
 		if f.padding {
 			continue
 		}
-		now := f.look()
-		if !same[f.index] || now.State == resume.Missing || now.Size < min(end, f.end())-f.off {
+		now, in, upTo := f.look(), f, min(end, f.end())-f.off
+		if now.State == resume.Missing {
+			at := max(start, f.off) - f.off
+			slot, ok := s.spareOf(f, at, int(upTo-at))
+			if !ok {
+				return false
+			}
+			in, upTo = &s.spare.file, slot+upTo-at
+			now = in.look()
+		}
+		if !same[f.index] || !same[in.index] || now.State == resume.Missing || now.Size < upTo {
 			return false
 		}
 	}
@@ -417,7 +429,8 @@ func (s *Files) readResume() (*resume.Data, resume.Salt, int, error) {
 	if err != nil {
 		return nil, resume.Salt{}, 0, err
 	}
-	limit := resume.MaxBytes(s.geom, len(s.files))
+	count := len(s.onDisk())
+	limit := resume.MaxBytes(s.geom, count)
 	if !before.Mode().IsRegular() || before.Size() > limit {
 		return nil, resume.Salt{}, 0, fmt.Errorf("%w: not a regular file of at most %d bytes", resume.ErrFormat, limit)
 	}
@@ -430,5 +443,5 @@ func (s *Files) readResume() (*resume.Data, resume.Salt, int, error) {
 	if _, err := io.ReadFull(io.NewSectionReader(in, 0, before.Size()), b); err != nil {
 		return nil, resume.Salt{}, 0, err
 	}
-	return resume.Parse(b, k.infoHash, s.geom, len(s.files))
+	return resume.Parse(b, k.infoHash, s.geom, count)
 }

@@ -262,7 +262,7 @@ func TestResumeNoticesChanges(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d, _, _, err := resume.Parse(b, testHash, bt.Geometry{TotalBytes: 2000, PieceBytes: 100}, 4)
+			d, _, _, err := resume.Parse(b, testHash, bt.Geometry{TotalBytes: 2000, PieceBytes: 100}, 5)
 			if err != nil {
 				t.Fatal(err)
 			}
