@@ -368,6 +368,27 @@ func TestHostileHTTP(t *testing.T) {
 	}
 }
 
+// TestRedirectsAreCounted checks that five redirects are followed and the sixth is not.
+func TestRedirectsAreCounted(t *testing.T) {
+	asked := 0
+	addr := page(t, func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		if n := len(r.URL.Path); n > 1 { // one letter is one more redirect
+			http.Redirect(w, r, r.URL.Path[:n-1], http.StatusTemporaryRedirect)
+			return
+		}
+		io.WriteString(w, okReply)
+	})
+	c := NewClient(Config{})
+	if _, err := c.Announce(t.Context(), "http://"+addr+"/aaaaa", FromUser, &Request{Port: 1}); err != nil || asked != 6 {
+		t.Errorf("five: %v after %d requests", err, asked)
+	}
+	asked = 0
+	if _, err := c.Announce(t.Context(), "http://"+addr+"/aaaaaa", FromUser, &Request{Port: 1}); !errors.Is(err, ErrTooManyRedirects) || asked != 6 {
+		t.Errorf("six: %v after %d requests", err, asked)
+	}
+}
+
 // TestHTTPRequest checks what a tracker is sent.
 func TestHTTPRequest(t *testing.T) {
 	var got *http.Request

@@ -75,6 +75,8 @@ func TestAnnounceStory(t *testing.T) {
 	step("192.0.2.1", 1, 0, proto.EventCompleted, "", 3, 0)                                      // it counts once
 	step("192.0.2.1", 1, 0, proto.EventCompleted, "", 3, 0)                                      // and not twice
 	step("192.0.2.4", 0, 9, proto.EventStarted, "192.0.2.1:1 192.0.2.2:2 [2001:db8::3]:3", 3, 0) // without a port it is not listed
+	step("192.0.2.5", 5, 0, proto.EventCompleted, "", 4, 0)                                      // nor does one who was never seen without
+	step("192.0.2.5", 5, 0, proto.EventStopped, "", 3, 0)
 	step("192.0.2.2", 2, 0, proto.EventStopped, "", 2, 0)
 	step("192.0.2.9", 2, 0, proto.EventStopped, "", 2, 0) // a stranger's stop stops nobody
 
@@ -83,7 +85,7 @@ func TestAnnounceStory(t *testing.T) {
 	if err != nil || len(counts) != 1 || counts[0] != (proto.Counts{InfoHash: h, Seeders: 2, Downloaded: 1}) {
 		t.Errorf("scrape: %+v %v", counts, err)
 	}
-	if st := s.Stats(); st.Torrents != 1 || st.Peers != 2 || st.Announces != 9 || st.Scrapes != 1 {
+	if st := s.Stats(); st.Torrents != 1 || st.Peers != 2 || st.Announces != 11 || st.Scrapes != 1 {
 		t.Errorf("stats %+v", st)
 	}
 }
@@ -558,6 +560,22 @@ func TestConnectionsPerSource(t *testing.T) {
 	if len(limited.slots) != 0 || len(limited.sources) != 0 {
 		t.Errorf("%d slots and %d sources still taken", len(limited.slots), len(limited.sources))
 	}
+}
+
+func TestCloseEndsAnAcceptThatWaitsForAPlace(t *testing.T) {
+	limited := &limitListener{Listener: &pipeListener{}, slots: make(chan struct{}), done: make(chan struct{})}
+	ended := make(chan error)
+	go func() {
+		_, err := limited.Accept()
+		ended <- err
+	}()
+	if err := limited.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	limited.Close() // again is fine
 }
 
 func TestServeUDPEnds(t *testing.T) {
