@@ -2,6 +2,7 @@ package pexset
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -217,23 +218,33 @@ func TestNewcomers(t *testing.T) {
 	if len(heard) < members*9/10 || most > 40 {
 		t.Errorf("%d of %d members were told of, one of them %d times", len(heard), members, most)
 	}
-	var c Cursor
-	told := map[netip.AddrPort]bool{}
-	now := epoch
-	p, _ := s.Next(now, &c, Receiver{Addr: number(99999)}, rng)
-	for _, a := range p.Added {
-		told[a.Addr] = true
+	// When everybody leaves, a newcomer is told so of those it was told of, and of no others.
+	var few Set
+	for i := range 500 {
+		few.Join(number(i), 0)
 	}
-	for i := range members {
-		s.Leave(number(i))
+	const newcomers = 20
+	var cursors [newcomers]Cursor
+	var told, gone [newcomers]map[netip.AddrPort]bool
+	for n := range newcomers {
+		told[n], gone[n] = map[netip.AddrPort]bool{}, map[netip.AddrPort]bool{}
+		p, _ := few.Next(epoch, &cursors[n], Receiver{Addr: number(99999)}, rng)
+		for _, a := range p.Added {
+			told[n][a.Addr] = true
+		}
 	}
-	for range 100 {
-		now = now.Add(Interval)
-		p, _ := s.Next(now, &c, Receiver{Addr: number(99999)}, rng)
-		for _, a := range p.Dropped {
-			if !told[a] {
-				t.Fatalf("told that %v left, of whom it never heard", a)
+	for i := range 500 {
+		few.Leave(number(i))
+	}
+	for n := range newcomers {
+		for m := range 20 {
+			p, _ := few.Next(epoch.Add(time.Duration(m+1)*Interval), &cursors[n], Receiver{Addr: number(99999)}, rng)
+			for _, a := range p.Dropped {
+				gone[n][a] = true
 			}
+		}
+		if !maps.Equal(told[n], gone[n]) {
+			t.Fatalf("newcomer %d was told of %d that joined and %d that left", n, len(told[n]), len(gone[n]))
 		}
 	}
 }
