@@ -61,16 +61,15 @@ func (info *Info) InfoHashV2() InfoHashV2 { return sha256.Sum256(info.Bytes) }
 // belongs to one file, padding aside. i must be one of the torrent's pieces.
 func (info *Info) FileOfPiece(i bt.PieceIndex) (file int, first bt.PieceIndex) {
 	start := info.Geometry.PieceStart(i)
-	// The last file that starts there or before and is not empty: empty ones may share its offset, and padding starts within a piece.
+	// The last file that starts there or before. Empty ones at the same place come before the one whose piece it is, since that has content,
+	// and padding starts within a piece.
 	file, _ = slices.BinarySearchFunc(info.Files, start, func(f File, at int64) int {
 		if f.Offset <= at {
 			return -1
 		}
 		return 1
 	})
-	for file--; file > 0 && (info.Files[file].Length == 0 || info.Files[file].Padding); {
-		file--
-	}
+	file--
 	return file, bt.PieceIndex(info.Files[file].Offset / info.PieceLength)
 }
 

@@ -229,6 +229,23 @@ func TestBuildV2Single(t *testing.T) {
 	}
 }
 
+// Files that end with a piece, with empty ones before, between and behind.
+func TestFileOfPiece(t *testing.T) {
+	contents := map[string][]byte{"a": nil, "b": content(32768), "c": nil, "d": nil, "e": content(65536), "f": nil, "g": content(1), "h": nil}
+	for _, form := range []Form{FormV2, FormHybrid} {
+		m := build(t, describe(t, form, contents, 32768))
+		if len(m.Info.Files) != len(contents) || m.Info.NumPieces() != 4 {
+			t.Fatalf("%+v", m.Info)
+		}
+		for piece, want := range [][2]int{{1, 0}, {4, 1}, {4, 1}, {6, 3}} {
+			if file, first := m.Info.FileOfPiece(bt.PieceIndex(piece)); file != want[0] || int(first) != want[1] {
+				t.Errorf("%v: piece %d is of file %d from piece %d, want %v", form, piece, file, first, want)
+			}
+		}
+		checkPieces(t, m, contents)
+	}
+}
+
 func TestBuildV2Smallest(t *testing.T) {
 	for _, form := range []Form{FormV2, FormHybrid} {
 		b := describe(t, form, map[string][]byte{"e": nil, "f": nil}, 16384)
