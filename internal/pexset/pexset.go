@@ -107,7 +107,7 @@ func plain(a netip.AddrPort) netip.AddrPort {
 type Cursor struct {
 	started     bool
 	first, join uint64 // told of the joins from first up to join, as far as they were its business
-	left        uint64 // told of the departures up to here
+	left        uint64 // told of the departures up to here, of 50 each time
 	next        time.Time
 }
 
@@ -118,7 +118,8 @@ type Receiver struct {
 	Seed   bool           // it has everything, or wants nothing more: it has no use for seeds
 }
 
-// Next returns the message that is due to the peer of c, and notes that it was told; false if there is nothing to say, or it is too early. Call it every few seconds. A newcomer
+// Next returns the message that is due to the peer of c, and notes that it was told; false if there is nothing to say, or it is too early. Joins that do not fit wait for the next
+// message, departures beyond 50 in one minute go untold. Call it every few seconds. A newcomer
 // to a large swarm begins at a place of chance, so that the oldest members are not the ones whom everybody dials.
 func (s *Set) Next(now time.Time, c *Cursor, to Receiver, rng *rand.Rand) (ltep.PEX, bool) {
 	if now.Before(c.next) {
@@ -153,8 +154,7 @@ func (s *Set) Next(now time.Time, c *Cursor, to Receiver, rng *rand.Rand) (ltep.
 	c.left = s.departure
 	for _, d := range s.left[at:] {
 		if len(p.Dropped) == ltep.MaxPEXSent {
-			c.left = d.number
-			break
+			break // later it could not be said any more which of the rest had been told of; the peer finds out when it dials
 		}
 		_, back := s.members[d.join.addr] // gone and back: there is nothing to take back
 		if d.join.number >= c.first && d.join.number < told && !back && concerns(d.join) {
