@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -221,9 +222,7 @@ func (l *lossy) lose(t *testing.T, rng *rand.Rand, dir string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	names := make(map[string]*inode)
-	for n, in := range l.durable {
-		names[n] = in
-	}
+	maps.Copy(names, l.durable)
 	// Each folder keeps its own order; what it gets done ends somewhere.
 	left := make(map[string]int)
 	for _, c := range l.changes {

@@ -252,7 +252,7 @@ func TestFlush(t *testing.T) {
 			}
 			flushed = true
 		}()
-		for read := 0; read < n; read++ {
+		for read := range n {
 			if _, err := raw.Read(); err != nil {
 				t.Fatal(err)
 			}
