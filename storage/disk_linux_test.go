@@ -84,3 +84,46 @@ func TestSparse(t *testing.T) {
 		t.Errorf("%d bytes long, %d on disk", st.Size, st.Blocks*512)
 	}
 }
+
+// With full allocation the disk space is taken at once, and the file is as long as what was written all the same.
+func TestAllocate(t *testing.T) {
+	const size = 4 << 20
+	tor := newTorrent(t, 64<<10, []string{"a"}, []int64{size})
+	dir := t.TempDir()
+	s := tor.open(t, dir, Options{Allocate: true})
+	tor.write(t, s, 0)
+	var st syscall.Stat_t
+	if err := syscall.Stat(filepath.Join(dir, "a.part"), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Blocks*512 < size {
+		t.Skip("this file system takes no space ahead")
+	}
+	if st.Size != 64<<10 {
+		t.Errorf("%d bytes long after one piece of %d", st.Size, 64<<10)
+	}
+	tor.writeAll(t, s)
+	wantFile(t, filepath.Join(dir, "a"), tor.data)
+}
+
+// A disk that is too small says so before anything is downloaded, and nothing is left behind.
+func TestAllocateTooMuch(t *testing.T) {
+	mount := t.TempDir()
+	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("mounting a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(mount, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	tor := newTorrent(t, 64<<10, []string{"a"}, []int64{2 << 20})
+	s := tor.open(t, mount, Options{Allocate: true})
+	if _, err := s.WriteAt(tor.piece(0), 0); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v, want ENOSPC", err)
+	}
+	wantTree(t, mount, "")
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

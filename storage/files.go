@@ -104,7 +104,8 @@ type file struct {
 	state    state
 	unwanted bool // guarded by mu too
 
-	slots slots // where its ends are kept while it is unwanted
+	slots  slots       // where its ends are kept while it is unwanted
+	spared atomic.Bool // something was written there since the torrent was opened
 
 	dirty atomic.Bool                 // written since the last sync
 	seen  atomic.Pointer[resume.File] // size and time on disk at the last look or sync; nil while missing. State is not set
@@ -442,6 +443,7 @@ func (s *Files) writeFile(f *file, p []byte, at int64) (int, error) {
 		if in, ok := s.spareOf(f, at, len(p)); ok && f.unwanted {
 			// f stays locked, so that it is not created meanwhile.
 			defer f.mu.RUnlock()
+			f.spared.Store(true)
 			return s.writeFile(&s.spare.file, p, in)
 		}
 		f.mu.RUnlock()
@@ -534,25 +536,17 @@ func (s *Files) createPartLocked(f *file) error {
 	if f.state != stateMissing {
 		return nil // another writer was first
 	}
-	if err := s.vacant(f); err != nil {
+	if err := s.vacant(f.name); err != nil {
 		return err
+	}
+	if s.mayHold(f) {
+		return s.moveFromSpare(f)
 	}
 	d, err := s.create(f, f.part, os.O_RDWR)
 	if err != nil {
 		return err
 	}
-	if file, ok := d.(*os.File); ok {
-		if s.allocate && (s.spare == nil || f != &s.spare.file) {
-			err = allocate(file, f.length)
-		} else {
-			// A file system without holes refuses, and then takes the space as it must; nothing else changes.
-			_ = makeSparse(file)
-		}
-	}
-	if err != nil {
-		return errors.Join(pathError("allocate", s.full(f.part), err), d.Close(), s.root.Remove(f.part))
-	}
-	if err := s.fromSpare(f, d); err != nil {
+	if err := s.provide(f, d); err != nil {
 		return errors.Join(err, d.Close(), s.root.Remove(f.part))
 	}
 	f.state = statePart
@@ -560,16 +554,26 @@ func (s *Files) createPartLocked(f *file) error {
 	return nil
 }
 
+// provide takes disk space for the new part d of f, or makes it sparse, as Options.Allocate says.
+func (s *Files) provide(f *file, d diskFile) error {
+	file, ok := d.(*os.File)
+	switch {
+	case !ok:
+	case !s.allocate || s.spare != nil && f == &s.spare.file:
+		// A file system without holes refuses, and then takes the space as it must; nothing else changes.
+		_ = makeSparse(file)
+	default:
+		if err := allocate(file, f.length); err != nil {
+			return pathError("allocate", s.full(f.part), err)
+		}
+	}
+	return nil
+}
+
 // create creates the file name, which must not exist, and its folders.
 func (s *Files) create(f *file, name string, flag int) (diskFile, error) {
-	if dir := filepath.Dir(name); dir != "." {
-		err := s.root.MkdirAll(dir)
-		if notFolder(err) || errors.Is(err, fs.ErrExist) {
-			return nil, &ConflictError{f.path, "cannot be: a file is where its folder should be"}
-		}
-		if err != nil {
-			return nil, pathError("create folder", s.full(dir), err)
-		}
+	if err := s.createFolder(f, name); err != nil {
+		return nil, err
 	}
 	d, err := s.root.OpenFile(name, flag|os.O_CREATE|os.O_EXCL)
 	if errors.Is(err, fs.ErrExist) {
@@ -580,6 +584,22 @@ func (s *Files) create(f *file, name string, flag int) (diskFile, error) {
 	}
 	s.renamed(name)
 	return d, nil
+}
+
+// createFolder creates the folders above name, which is to be one of f's.
+func (s *Files) createFolder(f *file, name string) error {
+	dir := filepath.Dir(name)
+	if dir == "." {
+		return nil
+	}
+	err := s.root.MkdirAll(dir)
+	if notFolder(err) || errors.Is(err, fs.ErrExist) {
+		return &ConflictError{f.path, "cannot be: a file is where its folder should be"}
+	}
+	if err != nil {
+		return pathError("create folder", s.full(dir), err)
+	}
+	return nil
 }
 
 // renamed notes that a name has changed: its folder, and those above that may be new, are to be synced.
@@ -612,16 +632,16 @@ func (s *Files) syncDirs() error {
 	return errors.Join(errs...)
 }
 
-// vacant makes sure that nothing has taken f's final name.
-func (s *Files) vacant(f *file) error {
-	_, err := s.root.Lstat(f.name)
+// vacant makes sure that nothing has taken a name.
+func (s *Files) vacant(name string) error {
+	_, err := s.root.Lstat(name)
 	switch {
 	case err == nil:
-		return &ConflictError{f.path, "has appeared since the torrent was opened"}
+		return &ConflictError{s.full(name), "has appeared since the torrent was opened"}
 	case notFolder(err):
-		return &ConflictError{f.path, "cannot be: a file is where its folder should be"}
+		return &ConflictError{s.full(name), "cannot be: a file is where its folder should be"}
 	case !errors.Is(err, fs.ErrNotExist):
-		return pathError("open", f.path, err)
+		return pathError("open", s.full(name), err)
 	}
 	return nil
 }
@@ -744,7 +764,7 @@ func (s *Files) finalise(f *file) error {
 	case f.state == stateFinal, f.state == stateMissing && f.unwanted:
 		return nil
 	case f.length == 0:
-		if err := s.vacant(f); err != nil {
+		if err := s.vacant(f.name); err != nil {
 			return err
 		}
 		d, err := s.create(f, f.name, os.O_WRONLY)
@@ -809,29 +829,36 @@ func (s *Files) settle(f *file) error {
 	return nil
 }
 
-// promote renames the part to the final name, never replacing anything: a link fails if the name is
-// taken. Where the file system has no links, a look and a rename must do.
+// promote renames the part to the final name, never replacing anything.
 func (s *Files) promote(f *file) error {
-	s.renamed(f.name)
-	err := s.link(f.part, f.name)
+	moved, err := s.move(f.part, f.name)
+	if moved {
+		f.state = stateFinal
+	}
+	return err
+}
+
+// move renames a file of ours and reports whether it has the new name, which may be so with an error too. It replaces nothing: a link fails if the
+// name is taken. Where the file system has no links, a look and a rename must do.
+func (s *Files) move(from, to string) (moved bool, err error) {
+	s.renamed(to)
+	err = s.link(from, to)
 	if errors.Is(err, fs.ErrExist) {
-		return &ConflictError{f.path, "has appeared since the torrent was opened"}
+		return false, &ConflictError{s.full(to), "has appeared since the torrent was opened"}
 	}
 	if err != nil {
-		if err := s.vacant(f); err != nil {
-			return err
+		if err := s.vacant(to); err != nil {
+			return false, err
 		}
-		if err := s.root.Rename(f.part, f.name); err != nil {
-			return pathError("rename", s.full(f.part), err)
+		if err := s.root.Rename(from, to); err != nil {
+			return false, pathError("rename", s.full(from), err)
 		}
-		f.state = stateFinal
-		return nil
+		return true, nil
 	}
-	f.state = stateFinal
-	if err := s.root.Remove(f.part); err != nil {
-		return pathError("remove", s.full(f.part), err)
+	if err := s.root.Remove(from); err != nil {
+		return true, pathError("remove", s.full(from), err)
 	}
-	return nil
+	return true, nil
 }
 
 // Sync waits until all that was written is on disk.

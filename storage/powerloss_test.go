@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -306,100 +307,102 @@ func TestPowerLoss(t *testing.T) {
 		rounds = 10
 	}
 	resumed, reread := 0, 0
-	for range rounds {
-		seed := rand.Uint64()
-		rng := rand.New(rand.NewPCG(seed, 0))
-		tor := newTorrent(t, 100, []string{"n/a", "n/empty", "n/s", "n/d/b", "", "n/d/e/c"}, []int64{250, 0, 30, 1670, 50, 900})
-		base := t.TempDir()
-		dir := filepath.Join(base, "0")
-		for life := range 4 {
-			wanted := make([]bool, len(tor.files))
-			for i := range wanted {
-				wanted[i] = rng.IntN(3) > 0
+	for i := range rounds {
+		if t.Failed() {
+			break
+		}
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			seed := rand.Uint64()
+			rng := rand.New(rand.NewPCG(seed, 0))
+			tor := newTorrent(t, 100, []string{"n/a", "n/empty", "n/s", "n/d/b", "", "n/d/e/c"}, []int64{250, 0, 30, 1670, 50, 900})
+			base := t.TempDir()
+			dir := filepath.Join(base, "0")
+			for life := range 4 {
+				wanted := make([]bool, len(tor.files))
+				for i := range wanted {
+					wanted[i] = rng.IntN(3) > 0
+				}
+				s, l := tor.openLossy(t, dir, wanted)
+				have, err := ResumePieces(t.Context(), s, tor.geom, tor.hashes, nil)
+				if err != nil {
+					t.Fatalf("seed %d, life %d: %v", seed, life, err)
+				}
+				var missing []int
+				for i := range have.Len() {
+					if !have.Has(i) {
+						missing = append(missing, i)
+					}
+				}
+				rng.Shuffle(len(missing), func(i, j int) { missing[i], missing[j] = missing[j], missing[i] })
+				saved := have.Clone()
+				for _, i := range missing[:rng.IntN(len(missing)+1)] {
+					tor.write(t, s, i)
+					have.Add(i)
+					if rng.IntN(10) == 0 {
+						if err := s.SetWanted(rng.IntN(len(wanted)), rng.IntN(3) > 0); err != nil {
+							t.Fatalf("seed %d: %v", seed, err)
+						}
+					}
+					if rng.IntN(6) == 0 {
+						if err := s.Checkpoint(); err != nil {
+							t.Fatalf("seed %d: %v", seed, err)
+						}
+						saved = have.Clone()
+					}
+				}
+
+				dir = filepath.Join(base, string(rune('1'+life)))
+				if err := os.MkdirAll(dir, 0o777); err != nil {
+					t.Fatal(err)
+				}
+				l.lose(t, rng, dir)
+
+				look, _ := tor.openLossy(t, dir, nil)
+				if _, _, _, err := look.readResume(); err != nil {
+					t.Errorf("seed %d, life %d: nothing is left of what was saved: %v", seed, life, err)
+				}
+				trusted, check, err := look.Resume()
+				if err != nil {
+					t.Fatalf("seed %d, life %d: %v", seed, life, err)
+				}
+				for i := range trusted.All() {
+					got := make([]byte, len(tor.piece(i)))
+					if _, err := look.ReadAt(got, tor.geom.PieceStart(bt.PieceIndex(i))); err != nil || !bytes.Equal(got, tor.piece(i)) {
+						t.Errorf("seed %d, life %d: piece %d is trusted and is not there: %v", seed, life, i, err)
+					}
+				}
+				found, err := Verify(t.Context(), look, tor.geom, tor.hashes, VerifyOptions{Pieces: check})
+				if err != nil {
+					t.Fatalf("seed %d, life %d: %v", seed, life, err)
+				}
+				for i := range saved.All() {
+					if !trusted.Has(i) && !found.Has(i) {
+						t.Errorf("seed %d, life %d: piece %d was saved and is lost", seed, life, i)
+					}
+				}
+				resumed += trusted.Count()
+				reread += check.Count()
+				if err := look.Checkpoint(); err != nil {
+					t.Fatal(err)
+				}
+				if err := look.Close(); err != nil {
+					t.Fatal(err)
+				}
 			}
-			s, l := tor.openLossy(t, dir, wanted)
+			s := tor.open(t, dir, Options{InfoHash: testHash})
 			have, err := ResumePieces(t.Context(), s, tor.geom, tor.hashes, nil)
 			if err != nil {
-				t.Fatalf("seed %d, life %d: %v", seed, life, err)
+				t.Fatal(err)
 			}
-			var missing []int
 			for i := range have.Len() {
 				if !have.Has(i) {
-					missing = append(missing, i)
+					tor.write(t, s, i)
 				}
 			}
-			rng.Shuffle(len(missing), func(i, j int) { missing[i], missing[j] = missing[j], missing[i] })
-			saved := have.Clone()
-			for _, i := range missing[:rng.IntN(len(missing)+1)] {
-				tor.write(t, s, i)
-				have.Add(i)
-				if rng.IntN(10) == 0 {
-					if err := s.SetWanted(rng.IntN(len(wanted)), rng.IntN(3) > 0); err != nil {
-						t.Fatalf("seed %d: %v", seed, err)
-					}
-				}
-				if rng.IntN(6) == 0 {
-					if err := s.Checkpoint(); err != nil {
-						t.Fatalf("seed %d: %v", seed, err)
-					}
-					saved = have.Clone()
-				}
+			for _, name := range []string{"n/a", "n/s", "n/d/b", "n/d/e/c"} {
+				wantFile(t, filepath.Join(dir, name), tor.content(t, name))
 			}
-
-			dir = filepath.Join(base, string(rune('1'+life)))
-			if err := os.MkdirAll(dir, 0o777); err != nil {
-				t.Fatal(err)
-			}
-			l.lose(t, rng, dir)
-
-			look, _ := tor.openLossy(t, dir, nil)
-			if _, _, _, err := look.readResume(); err != nil {
-				t.Errorf("seed %d, life %d: nothing is left of what was saved: %v", seed, life, err)
-			}
-			trusted, check, err := look.Resume()
-			if err != nil {
-				t.Fatalf("seed %d, life %d: %v", seed, life, err)
-			}
-			for i := range trusted.All() {
-				got := make([]byte, len(tor.piece(i)))
-				if _, err := look.ReadAt(got, tor.geom.PieceStart(bt.PieceIndex(i))); err != nil || !bytes.Equal(got, tor.piece(i)) {
-					t.Errorf("seed %d, life %d: piece %d is trusted and is not there: %v", seed, life, i, err)
-				}
-			}
-			found, err := Verify(t.Context(), look, tor.geom, tor.hashes, VerifyOptions{Pieces: check})
-			if err != nil {
-				t.Fatalf("seed %d, life %d: %v", seed, life, err)
-			}
-			for i := range saved.All() {
-				if !trusted.Has(i) && !found.Has(i) {
-					t.Errorf("seed %d, life %d: piece %d was saved and is lost", seed, life, i)
-				}
-			}
-			resumed += trusted.Count()
-			reread += check.Count()
-			if err := look.Checkpoint(); err != nil {
-				t.Fatal(err)
-			}
-			if err := look.Close(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		s := tor.open(t, dir, Options{InfoHash: testHash})
-		have, err := ResumePieces(t.Context(), s, tor.geom, tor.hashes, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range have.Len() {
-			if !have.Has(i) {
-				tor.write(t, s, i)
-			}
-		}
-		for _, name := range []string{"n/a", "n/s", "n/d/b", "n/d/e/c"} {
-			wantFile(t, filepath.Join(dir, name), tor.content(t, name))
-		}
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
+		})
 	}
 	t.Logf("%d pieces trusted, %d read again", resumed, reread)
 	if resumed == 0 || reread == 0 {

@@ -5,14 +5,20 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"sync"
 
 	"github.com/parley-bt/parley/internal/blockbuf"
-	"github.com/parley-bt/parley/internal/resume"
 )
 
 // spare is the file that holds the ends of unwanted files: what their neighbours need to have whole pieces. Every file has its places in
 // it, of no more than two pieces, whether they are used or not; the file is sparse. Its file is always missing or a part.
-type spare struct{ file }
+type spare struct {
+	file
+	moving sync.Mutex // held while the file tmp is in use; taken after the mu of the file that moves
+	tmp    string
+	old    bool // it was there when the torrent was opened, and may hold anything
+}
 
 // slots says where the ends of a file go in the spare file.
 type slots struct {
@@ -40,6 +46,7 @@ func (s *Files) layOutSpare() error {
 		sp.length += f.slots.head + f.slots.tail
 	}
 	sp.part = s.parts.free("." + s.keep.infoHash.String() + ".parley-parts")
+	sp.tmp = s.parts.free(sp.part + ".new")
 	sp.name, sp.path, sp.index = sp.part, s.full(sp.part), len(s.files)
 	s.spare = sp
 	fi, err := s.root.Lstat(sp.part)
@@ -51,7 +58,7 @@ func (s *Files) layOutSpare() error {
 	case !fi.Mode().IsRegular():
 		return &ConflictError{sp.path, irregular(fi)}
 	}
-	sp.state = statePart
+	sp.state, sp.old = statePart, true
 	sp.saw(fi)
 	return nil
 }
@@ -105,11 +112,46 @@ func (s *Files) inSpare(f *file) bool {
 	return sp.state == statePart
 }
 
-// fromSpare copies what the spare file has of f to its new part; the caller holds f.mu.
-func (s *Files) fromSpare(f *file, to diskFile) error {
-	if s.spare == nil || f == &s.spare.file || f.slots.head+f.slots.tail == 0 {
-		return nil
+// moveFromSpare makes f's part of what the spare file has of it; the caller holds f.mu. The part gets its name once that is on disk, so
+// that at any time what is verified is in one of them.
+func (s *Files) moveFromSpare(f *file) error {
+	s.spare.moving.Lock()
+	defer s.spare.moving.Unlock()
+	tmp := s.spare.tmp
+	if err := s.root.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a run that was cut off
+		return pathError("remove", s.full(tmp), err)
 	}
+	if err := s.createFolder(f, f.part); err != nil {
+		return err
+	}
+	d, err := s.create(f, tmp, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	err = s.provide(f, d)
+	if err == nil {
+		err = s.fromSpare(f, d)
+	}
+	var fi fs.FileInfo
+	if err == nil {
+		fi, err = d.Stat()
+	}
+	if err == nil {
+		err = d.Sync()
+	}
+	if err := errors.Join(err, d.Close()); err != nil {
+		return errors.Join(pathError("write", s.full(tmp), err), s.root.Remove(tmp))
+	}
+	moved, err := s.move(tmp, f.part)
+	if moved {
+		f.state = statePart
+		f.saw(fi)
+	}
+	return err
+}
+
+// fromSpare copies what the spare file has of f; the caller holds f.mu.
+func (s *Files) fromSpare(f *file, to diskFile) error {
 	buf := blockbuf.GetLarge()
 	defer buf.Release()
 	for _, end := range []struct{ at, n int64 }{{0, f.slots.head}, {f.length - f.slots.tail, f.slots.tail}} {
@@ -120,10 +162,8 @@ func (s *Files) fromSpare(f *file, to diskFile) error {
 				if err := s.keep.active(s); err != nil {
 					return err
 				}
-				_, err := to.WriteAt(p[:n], end.at+done)
-				f.dirty.Store(true)
-				if err != nil {
-					return pathError("write", s.full(f.part), err)
+				if _, err := to.WriteAt(p[:n], end.at+done); err != nil {
+					return err
 				}
 			}
 			if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, fs.ErrNotExist) {
@@ -163,7 +203,7 @@ func (s *Files) SetWanted(i int, wanted bool) error {
 	f.mu.Lock()
 	f.unwanted = !wanted
 	var err error
-	if wanted && f.state == stateMissing && s.mayHold(f) {
+	if wanted && f.state == stateMissing && s.mayHold(f) && s.begun(f) {
 		err = s.createPartLocked(f)
 	}
 	f.mu.Unlock()
@@ -183,17 +223,17 @@ func (s *Files) SetWanted(i int, wanted bool) error {
 	return s.dropSpare()
 }
 
-// mayHold reports whether one of f's places in the spare file may have been written; the caller holds f.mu.
-func (s *Files) mayHold(f *file) bool {
-	seen := s.spare.look()
-	if f.slots.head+f.slots.tail == 0 || seen.State == resume.Missing {
-		return false
-	}
-	// Sizes are known as of the last sync only, so ask the pieces instead.
+// begun reports whether a piece at one of f's ends is verified. If there is none, what the spare file has of f is worth nothing yet.
+func (s *Files) begun(f *file) bool {
 	s.progress.Lock()
 	defer s.progress.Unlock()
 	first, last := f.off/int64(s.geom.PieceBytes), (f.end()-1)/int64(s.geom.PieceBytes)
 	return s.verified.Has(int(first)) || s.verified.Has(int(last))
+}
+
+// mayHold reports whether one of f's places in the spare file may have been written; the caller holds f.mu.
+func (s *Files) mayHold(f *file) bool {
+	return s.spare != nil && f.slots.head+f.slots.tail > 0 && (s.spare.old || f.spared.Load())
 }
 
 // dropSpare removes the spare file once every file has its name.
