@@ -45,7 +45,7 @@ type Storage interface {
 	Verified(i bt.PieceIndex) error
 
 	// Close releases what the storage holds, after calls under way have returned. It does not wait for
-	// the disk.
+	// the disk, unless there is something to save, see [Resumer].
 	Close() error
 }
 

@@ -29,7 +29,6 @@
 package resume
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -262,18 +261,4 @@ func (d *Data) Unchanged(i int, now File) bool {
 		return now.State >= Part && (same || byUs && now.Size >= was.Size && now.MTime >= was.MTime)
 	}
 	return now.State == Final && same
-}
-
-// Equal reports whether two bases are the same, for tests and for saving nothing twice. The time of saving does not count.
-func Equal(a, b *Data) bool {
-	if a.InfoHash != b.InfoHash || a.Geometry != b.Geometry || a.Closed != b.Closed || len(a.Files) != len(b.Files) ||
-		!bytes.Equal(a.Have.AppendWire(nil), b.Have.AppendWire(nil)) {
-		return false
-	}
-	for i := range a.Files {
-		if a.Files[i] != b.Files[i] {
-			return false
-		}
-	}
-	return true
 }
