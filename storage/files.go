@@ -33,6 +33,9 @@ type Options struct {
 	// InfoHash, unless it is zero, makes the storage remember across runs which pieces are verified, in a
 	// hidden file in the folder, see [Files.Resume]. With ReadOnly nothing is remembered.
 	InfoHash bt.InfoHash
+	// RememberComplete keeps that file once everything is verified and in place, so that the next start hashes nothing. Without
+	// it the file is removed then: a download leaves nothing beside what was downloaded.
+	RememberComplete bool
 	// MaxUnsavedBytes is how many bytes of pieces may be verified before that is saved; 0 means 256 MiB.
 	// [Files.Verified] waits for the disk then.
 	MaxUnsavedBytes int64

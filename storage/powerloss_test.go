@@ -280,7 +280,7 @@ func (l *lossy) lose(t *testing.T, rng *rand.Rand, dir string) {
 
 func (tor *torrent) openLossy(t *testing.T, dir string, wanted []bool) (*Files, *lossy) {
 	t.Helper()
-	o := Options{InfoHash: testHash, MaxUnsavedBytes: 1 << 40, OpenFiles: 2, Wanted: wanted}
+	o := Options{RememberComplete: true, InfoHash: testHash, MaxUnsavedBytes: 1 << 40, OpenFiles: 2, Wanted: wanted}
 	s, err := prepare(dir, tor.files, tor.geom, o)
 	if err != nil {
 		t.Fatal(err)
@@ -389,7 +389,7 @@ func TestPowerLoss(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			s := tor.open(t, dir, Options{InfoHash: testHash})
+			s := tor.open(t, dir, Options{RememberComplete: true, InfoHash: testHash})
 			have, err := ResumePieces(t.Context(), s, tor.geom, tor.hashes, nil)
 			if err != nil {
 				t.Fatal(err)

@@ -66,6 +66,7 @@ type keeper struct {
 	infoHash   bt.InfoHash
 	name, tmp  string // in the folder
 	maxUnsaved int64
+	always     bool // Options.RememberComplete
 	now        func() time.Time
 
 	saving sync.Mutex // held while a base is written; taken before Files.progress
@@ -91,7 +92,7 @@ type keeper struct {
 
 // newKeeper chooses names that no file of the torrent has.
 func newKeeper(opts Options, parts partNames) *keeper {
-	k := &keeper{infoHash: opts.InfoHash, maxUnsaved: cmp.Or(opts.MaxUnsavedBytes, defaultMaxUnsaved), now: time.Now, changed: true}
+	k := &keeper{infoHash: opts.InfoHash, maxUnsaved: cmp.Or(opts.MaxUnsavedBytes, defaultMaxUnsaved), always: opts.RememberComplete, now: time.Now, changed: true}
 	k.name = parts.free("." + opts.InfoHash.String() + ".parley-resume")
 	k.tmp = parts.free(k.name + ".new")
 	return k
@@ -216,6 +217,10 @@ func (s *Files) save(closing bool) error {
 	defer k.saving.Unlock()
 
 	s.progress.Lock()
+	if s.finished && !k.always {
+		defer s.progress.Unlock()
+		return k.remove(s)
+	}
 	if !k.ready || !k.changed && (!closing || k.closed) {
 		s.progress.Unlock()
 		return nil
@@ -240,6 +245,21 @@ func (s *Files) save(closing bool) error {
 		k.unsaved -= unsaved
 	}
 	s.progress.Unlock()
+	return err
+}
+
+// remove takes the resume data away, because the download is complete: every file is synced and has its name. The caller holds k.saving and Files.progress.
+func (k *keeper) remove(s *Files) error {
+	if !k.hasBase && !k.changed {
+		return nil
+	}
+	err := k.close()
+	for _, name := range []string{k.name, k.tmp} {
+		if e := s.root.Remove(name); e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, pathError("remove", s.full(name), e))
+		}
+	}
+	k.hasBase, k.changed, k.unsaved = err != nil, err != nil, 0
 	return err
 }
 

@@ -21,7 +21,7 @@ var testHash = bt.InfoHash{0xab, 19: 0xcd}
 
 const resumeName = ".ab000000000000000000000000000000000000cd.parley-resume"
 
-var remember = Options{InfoHash: testHash}
+var remember = Options{RememberComplete: true, InfoHash: testHash}
 
 // resumeAll opens the torrent's files and finds out what is there. It returns how many bytes that took to read.
 func (tor *torrent) resumeAll(t *testing.T, dir string, o Options) (s *Files, have *bitfield.Set, read int64) {
@@ -112,6 +112,40 @@ func TestResumeReadsNothing(t *testing.T) {
 	}
 	wantTree(t, dir, resumeName+" n/ n/a n/b n/c n/empty")
 	closeStorage(t, s)
+}
+
+// Nothing is left beside a complete download, whenever it became complete, unless that is asked for.
+func TestCompleteLeavesNothing(t *testing.T) {
+	tor, dir := resumeTorrent(t), t.TempDir()
+	forget := Options{InfoHash: testHash}
+	s, _, _ := tor.resumeAll(t, dir, forget)
+	tor.write(t, s, 0, 1, 2)
+	if err := s.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	for i := 3; i < 20; i++ {
+		tor.write(t, s, i)
+	}
+	wantTree(t, dir, resumeName+" n/ n/a n/b n/c n/empty")
+	for range 2 {
+		if err := s.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		wantTree(t, dir, "n/ n/a n/b n/c n/empty")
+	}
+	closeStorage(t, s)
+	s, have, read := tor.resumeAll(t, dir, forget)
+	if !have.Full() || read != 2000 {
+		t.Errorf("%d pieces after %d bytes were read, want all after 2000", have.Count(), read)
+	}
+	closeStorage(t, s)
+	wantTree(t, dir, "n/ n/a n/b n/c n/empty")
+	s, _, _ = tor.resumeAll(t, dir, remember) // one run remembers, the next cleans up
+	closeStorage(t, s)
+	wantTree(t, dir, resumeName+" n/ n/a n/b n/c n/empty")
+	s, _, _ = tor.resumeAll(t, dir, forget)
+	closeStorage(t, s)
+	wantTree(t, dir, "n/ n/a n/b n/c n/empty")
 }
 
 func TestResumeAfterKill(t *testing.T) {
@@ -442,7 +476,7 @@ func TestNothingIsRememberedUnasked(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeStorage(t, s)
-	s, have, read := tor.resumeAll(t, dir, Options{InfoHash: testHash, ReadOnly: true})
+	s, have, read := tor.resumeAll(t, dir, Options{RememberComplete: true, InfoHash: testHash, ReadOnly: true})
 	if !have.Full() || read != 2000 {
 		t.Errorf("%d pieces after %d bytes, want 20 after 2000", have.Count(), read)
 	}

@@ -58,7 +58,7 @@ func on(dir string, f *faulty) func(*node, *Config) {
 	return func(n *node, cfg *Config) {
 		cfg.Open = func(info *metainfo.Info) (storage.Storage, error) {
 			s, err := storage.OpenFiles(dir, []storage.File{{Path: []string{info.Name}, Length: info.Geometry.TotalBytes}}, info.Geometry,
-				storage.Options{InfoHash: n.w.ih})
+				storage.Options{InfoHash: n.w.ih, RememberComplete: true})
 			if err != nil {
 				return nil, err
 			}
