@@ -60,7 +60,6 @@ var layerOf = map[string]int{
 	"tracker/server":         3,
 	"internal/peerconn":      3,
 	"internal/discovery":     3,
-	"internal/discovery/dht": 3,
 
 	"internal/swarm":     4,
 	"internal/messaging": 4,
