@@ -55,11 +55,11 @@ var layerOf = map[string]int{
 	"internal/pexset":    2,
 	"internal/dialguard": 2,
 
-	"storage":                3,
-	"tracker":                3,
-	"tracker/server":         3,
-	"internal/peerconn":      3,
-	"internal/discovery":     3,
+	"storage":            3,
+	"tracker":            3,
+	"tracker/server":     3,
+	"internal/peerconn":  3,
+	"internal/discovery": 3,
 
 	"internal/swarm":     4,
 	"internal/messaging": 4,
