@@ -753,7 +753,7 @@ func (s *Files) finish() error {
 	s.progress.Lock()
 	s.finished = true
 	s.progress.Unlock()
-	return s.dropSpare()
+	return errors.Join(s.dropSpare(), s.keep.tidy(s))
 }
 
 // finalise gives f its final name, once all pieces that touch it are verified.

@@ -248,6 +248,18 @@ func (s *Files) save(closing bool) error {
 	return err
 }
 
+// tidy removes the resume data of a download that is complete, unless they are to be kept.
+func (k *keeper) tidy(s *Files) error {
+	if k == nil || k.always {
+		return nil
+	}
+	k.saving.Lock()
+	defer k.saving.Unlock()
+	s.progress.Lock()
+	defer s.progress.Unlock()
+	return k.remove(s)
+}
+
 // remove takes the resume data away, because the download is complete: every file is synced and has its name. The caller holds k.saving and Files.progress.
 func (k *keeper) remove(s *Files) error {
 	if !k.hasBase && !k.changed {
