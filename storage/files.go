@@ -31,8 +31,12 @@ type Options struct {
 	// none stays open between calls. Each call under way may hold one more.
 	OpenFiles int
 	// InfoHash, unless it is zero, makes the storage remember across runs which pieces are verified, in a
-	// hidden file in the folder, see [Files.Resume]. With ReadOnly nothing is remembered.
+	// hidden file in the folder, see [Files.Resume]. With ReadOnly nothing is remembered, unless State is set.
 	InfoHash bt.InfoHash
+	// State, if set, is a folder of the program's own in which that is remembered instead, as if with RememberComplete, and with
+	// ReadOnly too: whoever seeds thousands of torrents hashes them once. It stays the caller's, may be shared by any number of
+	// torrents, and must stay open as long as they are.
+	State *os.Root
 	// RememberComplete keeps that file once everything is verified and in place, so that the next start hashes nothing. Without
 	// it the file is removed then: a download leaves nothing beside what was downloaded.
 	RememberComplete bool
@@ -165,8 +169,11 @@ func prepare(dir string, files []File, geom bt.Geometry, opts Options) (*Files, 
 // openIn finds out what there is in root, which it closes with an error.
 func (s *Files) openIn(root folder, opts Options) (*Files, error) {
 	s.root, s.link = root, root.Link
-	if !opts.ReadOnly && opts.InfoHash != (bt.InfoHash{}) && len(s.files) <= resume.MaxFiles {
-		s.keep = newKeeper(opts, s.parts)
+	if (!opts.ReadOnly || opts.State != nil) && opts.InfoHash != (bt.InfoHash{}) && len(s.files) <= resume.MaxFiles {
+		var err error
+		if s.keep, err = newKeeper(s, opts); err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
 		if err := s.layOutSpare(); err != nil {
 			return nil, errors.Join(err, root.Close())
 		}
@@ -659,10 +666,6 @@ func (s *Files) Verified(i bt.PieceIndex) error {
 	if int64(i) >= int64(s.geom.NumPieces()) {
 		return fmt.Errorf("%w: piece %d of %d", ErrRange, i, s.geom.NumPieces())
 	}
-	if s.readOnly {
-		return nil
-	}
-
 	touched := s.touched(int(i))
 	s.progress.Lock()
 	var recordErr error
@@ -671,6 +674,10 @@ func (s *Files) Verified(i bt.PieceIndex) error {
 			f.unverified--
 		}
 		recordErr = s.keep.record(s, i)
+	}
+	if s.readOnly { // every file has its name, and whatever is to be remembered is not saved here
+		s.progress.Unlock()
+		return recordErr
 	}
 	var complete []*file
 	for _, f := range touched {

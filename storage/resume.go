@@ -3,10 +3,12 @@ package storage
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,7 +66,9 @@ func ResumePieces(ctx context.Context, s Storage, geom bt.Geometry, hashes []byt
 // the end of the process, though not of the machine, and says what must be hashed again.
 type keeper struct {
 	infoHash   bt.InfoHash
-	name, tmp  string // in the folder
+	root       folder // where it lies: the torrent's folder, or Options.State
+	dir        string // the name of that folder, for people
+	name, tmp  string // in root
 	maxUnsaved int64
 	always     bool // Options.RememberComplete
 	now        func() time.Time
@@ -90,31 +94,47 @@ type keeper struct {
 	buf     []byte
 }
 
-// newKeeper chooses names that no file of the torrent has.
-func newKeeper(opts Options, parts partNames) *keeper {
+// newKeeper decides where the resume data of s lie: beside its files, under names that none of them has, or in Options.State, under a name that says of
+// which folder they speak, since one torrent may lie in several.
+func newKeeper(s *Files, opts Options) (*keeper, error) {
 	k := &keeper{infoHash: opts.InfoHash, maxUnsaved: cmp.Or(opts.MaxUnsavedBytes, defaultMaxUnsaved), always: opts.RememberComplete, now: time.Now, changed: true}
-	k.name = parts.free("." + opts.InfoHash.String() + ".parley-resume")
-	k.tmp = parts.free(k.name + ".new")
-	return k
+	if opts.State == nil {
+		k.root, k.dir = s.root, s.dir
+		k.name = s.parts.free("." + opts.InfoHash.String() + ".parley-resume")
+		k.tmp = s.parts.free(k.name + ".new")
+		return k, nil
+	}
+	abs, err := filepath.Abs(s.dir)
+	if err != nil {
+		return nil, pathError("resolve", s.dir, err)
+	}
+	where := sha256.Sum256([]byte(abs))
+	k.root, k.dir, k.always = rootFolder{opts.State}, opts.State.Name(), true
+	k.name = fmt.Sprintf("%v-%x.parley-resume", opts.InfoHash, where[:8])
+	k.tmp = k.name + ".new"
+	return k, nil
 }
 
+// full returns the path of one of the keeper's files, for people.
+func (k *keeper) full(name string) string { return filepath.Join(k.dir, name) }
+
 // append writes one record to the journal; the caller holds Files.progress.
-func (k *keeper) append(s *Files, record []byte, sync bool) error {
+func (k *keeper) append(record []byte, sync bool) error {
 	if k.journal == nil {
-		d, err := s.root.OpenFile(k.name, os.O_RDWR)
+		d, err := k.root.OpenFile(k.name, os.O_RDWR)
 		if err != nil {
-			return pathError("open", s.full(k.name), err)
+			return pathError("open", k.full(k.name), err)
 		}
 		k.journal = d
 	}
 	if _, err := k.journal.WriteAt(record, k.end); err != nil {
-		return pathError("write", s.full(k.name), err)
+		return pathError("write", k.full(k.name), err)
 	}
 	k.end += int64(len(record))
 	k.closed = false
 	if sync {
 		if err := k.journal.Sync(); err != nil {
-			return pathError("sync", s.full(k.name), err)
+			return pathError("sync", k.full(k.name), err)
 		}
 	}
 	return nil
@@ -137,7 +157,7 @@ func (k *keeper) active(s *Files) error {
 	}
 	k.changed = true
 	k.buf = resume.AppendActivity(k.buf[:0], k.salt, now)
-	if err := k.append(s, k.buf, true); err != nil {
+	if err := k.append(k.buf, true); err != nil {
 		return err
 	}
 	k.lastActive.Store(now.UnixNano())
@@ -166,7 +186,7 @@ func (k *keeper) record(s *Files, i bt.PieceIndex) error {
 		return nil
 	}
 	k.buf = resume.AppendPiece(k.buf[:0], k.salt, i, k.now())
-	return k.append(s, k.buf, false)
+	return k.append(k.buf, false)
 }
 
 // due reports whether too much is unsaved; the caller holds Files.progress.
@@ -225,15 +245,15 @@ func (s *Files) save(closing bool) error {
 		s.progress.Unlock()
 		return nil
 	}
-	d := &resume.Data{InfoHash: k.infoHash, Geometry: s.geom, Have: s.verified.Clone(), SavedAt: k.now(), Closed: closing || s.finished}
+	d := &resume.Data{InfoHash: k.infoHash, Geometry: s.geom, Have: s.verified.Clone(), SavedAt: k.now(), Closed: closing || s.finished || s.readOnly}
 	unsaved := k.unsaved
 	k.changed, k.pending, k.collect = false, nil, true
 	s.progress.Unlock()
 
 	err := s.writeBase(d)
 	if err == nil {
-		if err = s.root.SyncDir("."); err != nil {
-			err = pathError("sync folder", s.dir, err)
+		if err = k.root.SyncDir("."); err != nil {
+			err = pathError("sync folder", k.dir, err)
 		}
 	}
 
@@ -267,8 +287,8 @@ func (k *keeper) remove(s *Files) error {
 	}
 	err := k.close()
 	for _, name := range []string{k.name, k.tmp} {
-		if e := s.root.Remove(name); e != nil && !errors.Is(e, os.ErrNotExist) {
-			err = errors.Join(err, pathError("remove", s.full(name), e))
+		if e := k.root.Remove(name); e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, pathError("remove", k.full(name), e))
 		}
 	}
 	k.hasBase, k.changed, k.unsaved = err != nil, err != nil, 0
@@ -290,19 +310,19 @@ func (s *Files) writeBase(d *resume.Data) error {
 	if err := s.syncDirs(); err != nil {
 		return err
 	}
-	if err := s.root.Remove(k.tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return pathError("remove", s.full(k.tmp), err)
+	if err := k.root.Remove(k.tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return pathError("remove", k.full(k.tmp), err)
 	}
-	out, err := s.root.OpenFile(k.tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	out, err := k.root.OpenFile(k.tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 	if err != nil {
-		return pathError("create", s.full(k.tmp), err)
+		return pathError("create", k.full(k.tmp), err)
 	}
 	b, salt := resume.Append(nil, d)
 	if _, err = out.WriteAt(b, 0); err == nil {
 		err = out.Sync()
 	}
 	if err != nil {
-		return errors.Join(pathError("write", s.full(k.tmp), err), out.Close(), s.root.Remove(k.tmp))
+		return errors.Join(pathError("write", k.full(k.tmp), err), out.Close(), k.root.Remove(k.tmp))
 	}
 
 	// From here on records go behind the new base, with those made meanwhile. Nothing is open while names change: not every
@@ -314,14 +334,14 @@ func (s *Files) writeBase(d *resume.Data) error {
 		records = resume.AppendPiece(records, salt, i, k.now())
 	}
 	if _, err = out.WriteAt(records, int64(len(b))); err != nil {
-		return errors.Join(pathError("write", s.full(k.tmp), err), out.Close(), s.root.Remove(k.tmp))
+		return errors.Join(pathError("write", k.full(k.tmp), err), out.Close(), k.root.Remove(k.tmp))
 	}
 	if err = out.Close(); err != nil {
-		return errors.Join(pathError("close", s.full(k.tmp), err), s.root.Remove(k.tmp))
+		return errors.Join(pathError("close", k.full(k.tmp), err), k.root.Remove(k.tmp))
 	}
 	_ = k.close() // its records are in the new file, so nothing can be lost
-	if err = s.root.Rename(k.tmp, k.name); err != nil {
-		return errors.Join(pathError("rename", s.full(k.tmp), err), s.root.Remove(k.tmp))
+	if err = k.root.Rename(k.tmp, k.name); err != nil {
+		return errors.Join(pathError("rename", k.full(k.tmp), err), k.root.Remove(k.tmp))
 	}
 	k.hasBase, k.salt, k.end = true, salt, int64(len(b)+len(records))
 	if k.closed = d.Closed && len(records) == 0; k.closed {
@@ -418,6 +438,9 @@ func (s *Files) Resume() (trusted, check *bitfield.Set, err error) {
 	full := s.verified.Full()
 	s.progress.Unlock()
 
+	if s.readOnly {
+		return trusted, check, nil
+	}
 	// A crash may have come between the last piece of a file and its name.
 	if full {
 		return trusted, check, s.finish()
@@ -457,7 +480,7 @@ func (s *Files) holds(i int, same []bool) bool {
 // readResume reads what an earlier run has saved.
 func (s *Files) readResume() (*resume.Data, resume.Salt, int, error) {
 	k := s.keep
-	before, err := s.root.Lstat(k.name)
+	before, err := k.root.Lstat(k.name)
 	if err != nil {
 		return nil, resume.Salt{}, 0, err
 	}
@@ -466,7 +489,7 @@ func (s *Files) readResume() (*resume.Data, resume.Salt, int, error) {
 	if !before.Mode().IsRegular() || before.Size() > limit {
 		return nil, resume.Salt{}, 0, fmt.Errorf("%w: not a regular file of at most %d bytes", resume.ErrFormat, limit)
 	}
-	in, err := s.root.OpenFile(k.name, os.O_RDONLY)
+	in, err := k.root.OpenFile(k.name, os.O_RDONLY)
 	if err != nil {
 		return nil, resume.Salt{}, 0, err
 	}

@@ -452,6 +452,7 @@ func TestCheckpointFails(t *testing.T) {
 	tor.write(t, s, 7)
 	good := s.root
 	s.root = noRename{good, func(string) bool { return true }}
+	s.keep.root = s.root
 	pe := (*fs.PathError)(nil)
 	if err := s.Checkpoint(); !errors.Is(err, syscall.EIO) || !errors.As(err, &pe) || pe.Path != filepath.Join(dir, resumeName+".new") {
 		t.Fatalf("%v, want EIO about the resume data", err)
