@@ -10,6 +10,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type Client struct {
 	ln     net.Listener // nil if we do not listen
 	addr   netip.AddrPort
 	conn   *peerconn.Options
+	state  *os.Root // Config.StateDir, nil without
 	stop   chan struct{}
 	conns  sync.WaitGroup // goroutines of connections
 	group  sync.WaitGroup // the listener and the timers
@@ -52,10 +54,18 @@ func NewClient(cfg Config) (*Client, error) {
 	rand.Read(c.peerID[len(peerIDPrefix):]) // never fails: it would end the program
 	timers := peerconn.NewTimers(time.Now)
 	c.conn = &peerconn.Options{Host: host{c}, Timers: timers, Group: &c.conns, SendQueueBytes: cfg.SendQueueBytes, Now: time.Now}
+	if cfg.StateDir != "" {
+		if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+			return nil, fmt.Errorf("folder for what is remembered: %w", err)
+		}
+		if c.state, err = os.OpenRoot(cfg.StateDir); err != nil {
+			return nil, fmt.Errorf("folder for what is remembered: %w", err)
+		}
+	}
 	if !cfg.NoListen {
 		ln, err := listenConfig.Listen(context.Background(), "tcp", cfg.ListenAddr)
 		if err != nil {
-			return nil, fmt.Errorf("listening for peers: %w", err)
+			return nil, errors.Join(fmt.Errorf("listening for peers: %w", err), c.closeState())
 		}
 		c.ln = ln
 		ap := ln.Addr().(*net.TCPAddr).AddrPort()
@@ -265,7 +275,18 @@ func (c *Client) Close() error {
 	wg.Wait()
 	c.group.Wait()
 	c.conns.Wait()
+	if !already {
+		errs = append(errs, c.closeState())
+	}
 	return errors.Join(errs...)
+}
+
+// closeState closes the folder of Config.StateDir; torrents no longer use it.
+func (c *Client) closeState() error {
+	if c.state == nil {
+		return nil
+	}
+	return c.state.Close()
 }
 
 // discard is the logger of a client that was given none.

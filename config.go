@@ -18,6 +18,11 @@ type Config struct {
 	// the handler as slog's handlers do; the library never logs message payloads.
 	Logger *slog.Logger
 
+	// StateDir is a folder of the program's own, made if missing, in which it is remembered which pieces of every torrent have been verified, so that
+	// a start hashes only what has changed since. Empty means that each download remembers it in a hidden file beside its data until
+	// it is complete, and that [Client.SeedTorrent] hashes everything.
+	StateDir string
+
 	// MaxPeers is the largest number of connected peers per torrent; 0 means 200.
 	MaxPeers int
 	// MaxHandshakes is how many incoming connections may be in their handshake at once, over all torrents; 0 means 512. Beyond it the

@@ -141,11 +141,11 @@ func (c *Client) SeedTorrent(ctx context.Context, mi *metainfo.MetaInfo, path st
 	if err != nil {
 		return nil, err
 	}
-	store, err := storage.OpenFiles(filepath.Dir(abs), filesOf(mi.Info, paths), mi.Info.Geometry, storage.Options{ReadOnly: true})
+	store, err := storage.OpenFiles(filepath.Dir(abs), filesOf(mi.Info, paths), mi.Info.Geometry, storage.Options{ReadOnly: true, InfoHash: mi.InfoHash, State: c.state})
 	if err != nil {
 		return nil, err
 	}
-	have, err := storage.VerifyPieces(ctx, store, mi.Info.Geometry, mi.Info.PieceHashes, o.OnVerify)
+	have, err := storage.ResumePieces(ctx, store, mi.Info.Geometry, mi.Info.PieceHashes, o.OnVerify)
 	if err == nil && !have.Full() {
 		err = differs(mi.Info, paths, have.Has, filepath.Dir(abs))
 	}

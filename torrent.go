@@ -206,7 +206,7 @@ func (t *Torrent) openFiles(info *metainfo.Info) (storage.Storage, error) {
 	if dir == "" {
 		dir = "."
 	}
-	s, err := storage.OpenFiles(dir, filesOf(info, paths), info.Geometry, storage.Options{InfoHash: t.ih})
+	s, err := storage.OpenFiles(dir, filesOf(info, paths), info.Geometry, storage.Options{InfoHash: t.ih, State: t.client.state})
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,7 @@ const firstPort, lastPort = 6881, 6889
 type netFlags struct {
 	listen string
 	peers  []string
+	state  string // only where the command has the flag
 }
 
 func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
@@ -94,7 +95,12 @@ func (f *netFlags) check() error {
 
 // openClient starts the client. Without --listen it takes one of BitTorrent's usual ports if standard is set, else any.
 func (a *app) openClient(standard bool) (*parley.Client, error) {
-	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes}
+	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state}
+	if a.net.state != "" {
+		if err := os.MkdirAll(a.net.state, 0o700); err != nil { // as the client does, but here it is known what it is about
+			return nil, failf(exitStorage, "--state wants a folder that can be written to", "--state %s: %w", a.net.state, err)
+		}
+	}
 	switch {
 	case a.net.listen != "":
 		c, err := parley.NewClient(cfg)

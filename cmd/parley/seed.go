@@ -51,6 +51,7 @@ the other side.`,
 		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.seed(ctx, args[0], data) }),
 	}
 	cmd.Flags().StringVarP(&data, "data", "d", "", "`PATH` of a .torrent's content, or of the folder that holds it")
+	cmd.Flags().StringVar(&a.net.state, "state", "", "remember in `DIR` what was verified, so that the next start of the same .torrent hashes only what has changed")
 	a.net.add(cmd, listenStandard)
 	return cmd
 }
