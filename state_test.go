@@ -30,6 +30,9 @@ func TestStateDir(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := tor.WaitComplete(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		if s := tor.Stats(); s.HavePieces != 7 {
 			t.Errorf("start %d: %d pieces, want 7", start, s.HavePieces)
 		}
