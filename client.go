@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/swarm"
 	"github.com/parley-bt/parley/metainfo"
@@ -31,6 +32,7 @@ type Client struct {
 	addr   netip.AddrPort
 	conn   *peerconn.Options
 	state  *os.Root // Config.StateDir, nil without
+	policy netpolicy.Policy
 	stop   chan struct{}
 	conns  sync.WaitGroup // goroutines of connections
 	group  sync.WaitGroup // the listener and the timers
@@ -49,7 +51,7 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, stop: make(chan struct{}), torrents: make(map[bt.InfoHash]*Torrent), greeting: make(map[*peerconn.Conn]struct{}),
-		hellos: newSlots(cfg.MaxHandshakes)}
+		hellos: newSlots(cfg.MaxHandshakes), policy: netpolicy.Policy{Allow: cfg.AllowNetworks}}
 	copy(c.peerID[:], peerIDPrefix)
 	rand.Read(c.peerID[len(peerIDPrefix):]) // never fails: it would end the program
 	timers := peerconn.NewTimers(time.Now)
@@ -169,7 +171,7 @@ func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, 
 	}
 	cfg := swarm.Config{
 		InfoHash: ih, PeerID: c.peerID, ClientName: c.cfg.ClientName, ListenPort: c.addr.Port(), Log: c.cfg.Logger.With("infohash", ih.String()),
-		Conn: c.conn, Now: time.Now, Dial: c.dial, MaxPeers: c.cfg.MaxPeers, UploadSlots: c.cfg.UploadSlots, BufferBytes: c.cfg.BufferBytes,
+		Conn: c.conn, Now: time.Now, Dial: c.dial, Policy: c.policy, MaxPeers: c.cfg.MaxPeers, UploadSlots: c.cfg.UploadSlots, BufferBytes: c.cfg.BufferBytes,
 		Open: t.openFiles, OnVerify: o.OnVerify, NoDownload: o.NoDownload,
 		Types: t.hub, NewApps: t.newApps, Notify: t.notify,
 	}
@@ -203,26 +205,31 @@ func (c *Client) AddTorrent(mi *metainfo.MetaInfo, o TorrentOptions) (*Torrent, 
 	})
 }
 
-// AddMagnet adds a torrent by its magnet link; the metadata comes from peers (BEP 9). Of the link's peer addresses (x.pe)
-// only public ones are dialled: a link must not point this program at private networks. Pass others in o.Peers.
+// AddMagnet adds a torrent by its magnet link; the metadata comes from peers (BEP 9). The link's peer addresses (x.pe) are a stranger's word, see [LinkPeers].
+// Pass those that you know in o.Peers.
 func (c *Client) AddMagnet(m metainfo.Magnet, o TorrentOptions) (*Torrent, error) {
-	o.Peers = slices.Clone(o.Peers)
-	for _, s := range m.Peers {
-		if a, err := netip.ParseAddrPort(s); err == nil && isPublic(a) {
-			o.Peers = append(o.Peers, a)
+	t, err := c.add(m.InfoHash, o, func(t *Torrent, _ *swarm.Config) { t.magnet = m })
+	if err != nil {
+		return nil, err
+	}
+	t.LearnPeers(LinkPeers(m, c.cfg.AllowNetworks...)...)
+	return t, nil
+}
+
+// maxLinkPeers is how many of a link's addresses are looked at.
+const maxLinkPeers = 200
+
+// LinkPeers returns the peer addresses of a magnet link (x.pe) that may be dialled on the link's word: those at public IP addresses, and those in the networks
+// that the user allowed, see Config.AllowNetworks. A link must not point this program at private networks, nor make it look names up.
+func LinkPeers(m metainfo.Magnet, allow ...netip.Prefix) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, s := range m.Peers[:min(len(m.Peers), maxLinkPeers)] {
+		if a, err := netip.ParseAddrPort(s); err == nil {
+			out = append(out, a)
 		}
 	}
-	return c.add(m.InfoHash, o, func(t *Torrent, _ *swarm.Config) { t.magnet = m })
+	return netpolicy.Policy{Allow: allow}.Filter(out, netpolicy.Global)
 }
-
-// isPublic reports whether an address that a stranger named may be dialled.
-func isPublic(a netip.AddrPort) bool {
-	ip := a.Addr().Unmap()
-	return a.Port() != 0 && ip.IsGlobalUnicast() && !ip.IsPrivate() && !sharedSpace.Contains(ip) && ip != netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
-
-// sharedSpace is the range of carriers' private networks (RFC 6598).
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
 
 // AddInfoHash adds a torrent of which nothing but the info-hash is known.
 func (c *Client) AddInfoHash(ih bt.InfoHash, o TorrentOptions) (*Torrent, error) {

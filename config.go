@@ -2,6 +2,7 @@ package parley
 
 import (
 	"log/slog"
+	"net/netip"
 	"time"
 )
 
@@ -22,6 +23,11 @@ type Config struct {
 	// a start hashes only what has changed since. Empty means that each download remembers it in a hidden file beside its data until
 	// it is complete, and that [Client.SeedTorrent] hashes everything.
 	StateDir string
+
+	// AllowNetworks are networks whose addresses may be dialled on anybody's word. Without them an address may not be more local than whoever named it: a tracker
+	// or a peer on the internet cannot send this program to this machine or to a private network. Addresses given to [Torrent.AddPeers] and in TorrentOptions are
+	// the user's word, and need no leave.
+	AllowNetworks []netip.Prefix
 
 	// MaxPeers is the largest number of connected peers per torrent; 0 means 200.
 	MaxPeers int

@@ -2,6 +2,7 @@ package parley
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/parley-bt/parley/wire"
@@ -49,6 +50,12 @@ func (cfg Config) resolved() (Config, error) {
 	} {
 		if f.v < 1 || f.v > f.max {
 			return cfg, fmt.Errorf("config: %s is %d, want 1 to %d", f.name, f.v, f.max)
+		}
+	}
+	cfg.AllowNetworks = slices.Clone(cfg.AllowNetworks)
+	for i, p := range cfg.AllowNetworks {
+		if !p.IsValid() {
+			return cfg, fmt.Errorf("config: AllowNetworks[%d] is no network", i)
 		}
 	}
 	if cfg.HandlerTimeout < 0 {

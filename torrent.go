@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/dialguard"
 	"github.com/parley-bt/parley/internal/messaging"
+	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/swarm"
 	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/storage"
@@ -162,6 +164,12 @@ func (t *Torrent) WaitComplete(ctx context.Context) error { return closedErr(t.s
 
 // AddPeers adds addresses to dial. Addresses already known are dialled again if they are not connected.
 func (t *Torrent) AddPeers(addrs ...netip.AddrPort) { t.sw.AddPeers(addrs...) }
+
+// LearnPeers adds addresses to dial that come from a stranger, such as a file or a link from the internet: those at public IP addresses and in
+// Config.AllowNetworks are dialled, not more than some a minute, and forgotten when nobody is there.
+func (t *Torrent) LearnPeers(addrs ...netip.AddrPort) {
+	t.sw.Learn(dialguard.Source{Origin: dialguard.Link}, netpolicy.Global, addrs...)
+}
 
 // Peers yields the peers that are connected now, in no order.
 func (t *Torrent) Peers() iter.Seq[Peer] {

@@ -75,7 +75,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	alone := len(peers) == 0 && a.net.listen == "" && len(linkPeers(s.magnet)) == 0
+	alone := len(peers) == 0 && a.net.listen == "" && len(parley.LinkPeers(s.magnet, a.net.nets...)) == 0
 	if alone && s.kind != sourceTorrent {
 		return errNoPeers(s.magnet)
 	}
@@ -94,7 +94,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	case sourceTorrent:
 		t, err = c.AddTorrent(s.torrent, o)
 	case sourceMagnet:
-		magnet, linked := quietly(s.magnet)
+		magnet, linked := a.net.quietly(s.magnet)
 		peers = append(peers, linked...)
 		t, err = c.AddMagnet(magnet, o)
 	default:
@@ -142,7 +142,7 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 		defer waiting()
 	}
 	events := t.Events(ctx)
-	t.AddPeers(peers...)
+	a.net.dial(t, peers)
 	logged := make(chan struct{})
 	go func() {
 		defer close(logged)

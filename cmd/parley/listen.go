@@ -80,7 +80,7 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 	defer a.closeClient(c, &err)
 	if s.kind == sourceMagnet {
 		var linked []netip.AddrPort
-		s.magnet, linked = quietly(s.magnet)
+		s.magnet, linked = a.net.quietly(s.magnet)
 		peers = append(peers, linked...)
 	}
 	t, skipped, err := a.join(ctx, c, s, f)
@@ -98,7 +98,7 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 		}
 	}
 	events := t.Events(ctx)
-	t.AddPeers(peers...) // now that there are types to tell them of
+	a.net.dial(t, peers) // now that there are types to tell them of
 	log := newSessionLog(a.ui)
 	err = follow(ctx, events, log.handle)
 	return a.stopped(ctx, t, err, start, log.sessions, received.Load())

@@ -30,12 +30,18 @@ type netFlags struct {
 	listen string
 	peers  []string
 	state  string // only where the command has the flag
+	allow  []string
+	nets   []netip.Prefix   // allow, by check
+	given  []netip.AddrPort // peers, by resolve
+	linked []netip.AddrPort // of the link, by quietly
 }
 
 func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
 	cmd.Flags().StringVar(&f.listen, "listen", "", "accept peers on `ADDR`, as host:port or :port; "+listenDefault)
 	cmd.Flags().StringArrayVar(&f.peers, "peer", nil, "dial the peer at `ADDR`, as host:port; may be repeated, or hold several with commas")
-	noFiles(cmd, "listen", "peer")
+	cmd.Flags().StringArrayVar(&f.allow, "allow-network", nil, "dial addresses in the network `CIDR`, such as 10.0.0.0/8, on anybody's word: by default a link, a tracker or a peer "+
+		"on the internet may not name private addresses; may be repeated, or hold several with commas")
+	noFiles(cmd, "listen", "peer", "allow-network")
 }
 
 const (
@@ -66,7 +72,20 @@ func (f *netFlags) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 			}
 		}
 	}
+	f.given = out
 	return out, nil
+}
+
+// dial dials peers: those that a link names on its word, the others on the user's.
+func (f *netFlags) dial(t *parley.Torrent, peers []netip.AddrPort) {
+	var named []netip.AddrPort
+	for _, p := range peers {
+		if !slices.Contains(f.linked, p) || slices.Contains(f.given, p) {
+			named = append(named, p)
+		}
+	}
+	t.AddPeers(named...)
+	t.LearnPeers(f.linked...)
 }
 
 // splitList splits the values of a repeatable flag at commas.
@@ -78,8 +97,16 @@ func splitList(values []string) []string {
 	return out
 }
 
-// check refuses a --listen that cannot be an address.
+// check refuses a --listen that cannot be an address, and an --allow-network that is no network.
 func (f *netFlags) check() error {
+	f.nets = nil
+	for _, v := range splitList(f.allow) {
+		p, err := netip.ParsePrefix(v)
+		if err != nil {
+			return failf(exitUsage, "--allow-network wants a network with its length, such as 10.0.0.0/8 or fd00::/8", "--allow-network %q: not a network", v)
+		}
+		f.nets = append(f.nets, p.Masked())
+	}
 	if f.listen == "" {
 		return nil
 	}
@@ -95,7 +122,7 @@ func (f *netFlags) check() error {
 
 // openClient starts the client. Without --listen it takes one of BitTorrent's usual ports if standard is set, else any.
 func (a *app) openClient(standard bool) (*parley.Client, error) {
-	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state}
+	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets}
 	if a.net.state != "" {
 		if err := os.MkdirAll(a.net.state, 0o700); err != nil { // as the client does, but here it is known what it is about
 			return nil, failf(exitStorage, "--state wants a folder that can be written to", "--state %s: %w", a.net.state, err)
@@ -169,30 +196,11 @@ func errNoPeers(m metainfo.Magnet) error {
 	return failf(exitUsage, hint, "no peer to ask: finding peers through trackers and the DHT is not in this version")
 }
 
-// linkPeers returns the peers that a magnet link names and that are dialled on the link's word: those at public IP addresses, see
-// [parley.Client.AddMagnet].
-func linkPeers(m metainfo.Magnet) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, p := range m.Peers {
-		ap, err := netip.ParseAddrPort(p)
-		ip := ap.Addr().Unmap()
-		if err == nil && ap.Port() != 0 && ip.IsGlobalUnicast() && !ip.IsPrivate() && !sharedSpace.Contains(ip) && ip != broadcast {
-			out = append(out, ap)
-		}
-	}
-	return out
-}
-
-var (
-	sharedSpace = netip.MustParsePrefix("100.64.0.0/10") // carriers' private networks, RFC 6598
-	broadcast   = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-)
-
-// quietly returns the link without the peers it names, and these: who dials them after it has asked for events hears of every one, and
-// who registers message types first tells every peer of them in the first exchange.
-func quietly(m metainfo.Magnet) (metainfo.Magnet, []netip.AddrPort) {
-	peers := linkPeers(m)
-	m.Peers = nil
+// quietly returns the link without the peers it names, and those of them that may be dialled on its word: who dials them after it has asked for events hears of
+// every one, and who registers message types first tells every peer of them in the first exchange.
+func (f *netFlags) quietly(m metainfo.Magnet) (metainfo.Magnet, []netip.AddrPort) {
+	peers := parley.LinkPeers(m, f.nets...)
+	m.Peers, f.linked = nil, peers
 	return m, peers
 }
 

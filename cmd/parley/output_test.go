@@ -270,8 +270,8 @@ func TestLinkPeers(t *testing.T) {
 		"127.0.0.1:6881": false, "10.0.0.1:1": false, "192.168.0.1:1": false, "[::1]:1": false, "[fe80::1]:1": false, "[fd00::1]:1": false,
 		"[::ffff:10.0.0.1]:1": false, "localhost:6881": false, "0.0.0.0:1": false, "nonsense": false, "100.64.0.1:1": false, "255.255.255.255:1": false, ":1": false, "192.0.2.1:0": false,
 	} {
-		if got := len(linkPeers(metainfo.Magnet{Peers: []string{peer}})) == 1; got != want {
-			t.Errorf("linkPeers(%q) dials: %v, want %v", peer, got, want)
+		if got := len(parley.LinkPeers(metainfo.Magnet{Peers: []string{peer}})) == 1; got != want {
+			t.Errorf("LinkPeers(%q) dials: %v, want %v", peer, got, want)
 		}
 	}
 }

@@ -203,7 +203,7 @@ func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, peers []netip.
 	defer stop()
 	log := newSessionLog(a.ui)
 	events := t.Events(ctx)
-	t.AddPeers(peers...)
+	a.net.dial(t, peers)
 	err := follow(ctx, events, log.handle)
 	stop()
 	m.end()

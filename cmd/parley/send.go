@@ -96,7 +96,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 		}
 		peers = append(peers, to...)
 	}
-	if len(peers) == 0 && a.net.listen == "" && len(linkPeers(s.magnet)) == 0 {
+	if len(peers) == 0 && a.net.listen == "" && len(parley.LinkPeers(s.magnet, a.net.nets...)) == 0 {
 		return errNoPeers(s.magnet)
 	}
 	payload, err := a.payload(ctx, message)
@@ -116,7 +116,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 	o := parley.TorrentOptions{NoDownload: true}
 	var t *parley.Torrent
 	if s.kind == sourceMagnet {
-		magnet, linked := quietly(s.magnet)
+		magnet, linked := a.net.quietly(s.magnet)
 		peers = append(peers, linked...)
 		t, err = c.AddMagnet(magnet, o)
 	} else {
@@ -202,7 +202,7 @@ func (a *app) deliver(ctx context.Context, t *parley.Torrent, in *answers, paylo
 	})
 	defer waiting()
 	events := t.Events(ctx)
-	t.AddPeers(peers...)
+	a.net.dial(t, peers)
 	var last error // why the last peer did not take it
 	for ev := range events {
 		log.handle(ev)

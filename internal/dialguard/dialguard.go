@@ -28,11 +28,12 @@ const (
 	Peer // ut_pex, or an address that a peer gave for itself
 	DHT
 	Local // local service discovery
+	Link  // a magnet link (x.pe), or another list that the user has from a stranger
 )
 
 // String returns the origin's name.
 func (o Origin) String() string {
-	return [...]string{"user", "tracker", "peer exchange", "DHT", "local discovery"}[min(o, Local)]
+	return [...]string{"user", "tracker", "peer exchange", "DHT", "local discovery", "link"}[min(o, Link)]
 }
 
 // Source is one namer of addresses: a tracker by its URL, a peer by its IP address (not by its port, or one host would be thousands), the DHT as a whole.

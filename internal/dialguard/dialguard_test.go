@@ -48,10 +48,10 @@ func (p *Pool) drain(now time.Time) map[Source]int {
 
 func TestOrigins(t *testing.T) {
 	seen := map[string]bool{}
-	for o := User; o <= Local; o++ {
+	for o := User; o <= Link; o++ {
 		seen[o.String()] = true
 	}
-	if len(seen) != 5 || Origin(99).String() != "local discovery" {
+	if len(seen) != 6 || Origin(99).String() != "link" {
 		t.Errorf("origins are called %v", seen)
 	}
 }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/parley-bt/parley/internal/dialguard"
+	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/peer"
 )
@@ -44,6 +47,16 @@ func (t *Torrent) AddPeers(addrs ...netip.AddrPort) {
 		}
 		t.dial(t.cfg.Now())
 	}})
+}
+
+// Learn takes in addresses that somebody else named: a tracker, a peer, the DHT, local discovery or a magnet link. by is how local whoever named them is, which
+// bounds how local the addresses may be (package netpolicy). What may not be dialled is dropped in silence; so is what is beyond the bounds of package dialguard. addrs is
+// not kept.
+func (t *Torrent) Learn(src dialguard.Source, by netpolicy.Class, addrs ...netip.AddrPort) {
+	addrs = t.cfg.Policy.Filter(slices.Clone(addrs), by)
+	if len(addrs) > 0 {
+		t.AddPeers(addrs...)
+	}
 }
 
 // redial lets addresses be tried again at once that were left alone because sessions with them were of no use: there may be something to say now.

@@ -19,6 +19,7 @@ import (
 	"github.com/parley-bt/parley/bitfield"
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/choker"
+	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/picker"
 	"github.com/parley-bt/parley/internal/pipeline"
@@ -59,6 +60,8 @@ type Config struct {
 	Conn       *peerconn.Options
 	Now        func() time.Time
 	Dial       func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+
+	Policy netpolicy.Policy // which addresses may be dialled on whose word: see Learn
 
 	MaxPeers    int
 	UploadSlots int
