@@ -42,6 +42,8 @@ type AnnouncerConfig struct {
 	Changed func(Status)
 	// StopTimeout bounds the last announces; 0 means [DefaultStopTimeout].
 	StopTimeout time.Duration
+	// Hurry, if not nil, ends the last announces when it is closed: the program does not wait for them any longer.
+	Hurry <-chan struct{}
 	// Rand orders trackers and spreads retries; nil means a new source. The announcer owns it while it runs.
 	Rand *rand.Rand
 }
@@ -50,7 +52,8 @@ type AnnouncerConfig struct {
 type Status struct {
 	Tracker    string // scheme and host; the rest of a URL may be secret
 	URL        string // as given
-	Announcing bool   // an announce is out
+	InfoHash   bt.InfoHash
+	Announcing bool // an announce is out
 	Last       time.Time
 	Next       time.Time // when it may be asked next; zero: when its turn comes, or never
 	Failures   int       // in a row
@@ -84,7 +87,7 @@ func NewAnnouncer(cfg AnnouncerConfig) *Announcer {
 	}
 	a := &Announcer{cfg: cfg, key: newTransaction(), wake: make(chan struct{}, 1), tiers: NewTiers(cfg.Tiers, cfg.Rand)}
 	for _, tr := range a.tiers.all {
-		a.status = append(a.status, Status{Tracker: displayRaw(tr.url.URL), URL: tr.url.URL, Seeders: -1, Leechers: -1})
+		a.status = append(a.status, Status{Tracker: displayRaw(tr.url.URL), URL: tr.url.URL, InfoHash: cfg.InfoHash, Seeders: -1, Leechers: -1})
 	}
 	return a
 }
@@ -186,6 +189,17 @@ func outcome(r *Reply, err error) Outcome {
 func (a *Announcer) stop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StopTimeout)
 	defer cancel()
+	if a.cfg.Hurry != nil {
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			select {
+			case <-a.cfg.Hurry:
+				cancel()
+			case <-ended:
+			}
+		}()
+	}
 	a.mu.Lock()
 	tasks := a.tiers.Stop()
 	for i := range a.status {

@@ -228,6 +228,28 @@ func TestAnnouncerStopsInTime(t *testing.T) {
 	})
 }
 
+// TestAnnouncerHurries checks that the last announces end when the program cannot wait.
+func TestAnnouncerHurries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, c := newWorld(t)
+		w.hang["192.0.2.1"] = true
+		hurry := make(chan struct{})
+		a := NewAnnouncer(AnnouncerConfig{Client: c, Tiers: [][]URL{{{URL: "http://192.0.2.1/announce"}}}, Report: func() Progress { return Progress{Port: 1, Left: 1} }, Hurry: hurry})
+		ctx, cancel := context.WithCancel(t.Context())
+		var run sync.WaitGroup
+		run.Go(func() { a.Run(ctx) })
+		synctest.Wait()
+		cancel()
+		time.Sleep(time.Second)
+		w.want(t, "0s 192.0.2.1 started 1", "0s 192.0.2.1 stopped 1")
+		close(hurry)
+		run.Wait()
+		if took := time.Since(w.start); took != time.Second {
+			t.Errorf("ended after %v", took)
+		}
+	})
+}
+
 // TestAnnouncerRefusal checks that a tracker which says "never" is left alone, and one that names a time is taken at its word.
 func TestAnnouncerRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

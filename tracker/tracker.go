@@ -94,11 +94,13 @@ type Config struct {
 }
 
 // Client talks to trackers. It keeps no connection and runs no goroutine between calls; it remembers the connection ids of
-// UDP trackers for a minute. It is safe for concurrent use.
+// UDP trackers for a minute. At most 64 calls are under way at once, 16 of them at one tracker; others wait for their turn, and are
+// told at once if the tracker that they wait for turns out not to be reachable. It is safe for concurrent use.
 type Client struct {
 	cfg    Config
 	policy netpolicy.Policy
 	ids    idCache
+	line   line
 }
 
 // NewClient returns a client.
@@ -135,14 +137,15 @@ func (c *Client) Announce(ctx context.Context, rawURL string, from Origin, req *
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
 	var r Reply
-	if u.Scheme == "udp" {
-		r.AnnounceReply, r.From, err = c.announceUDP(ctx, u, from, req)
-	} else {
-		r.AnnounceReply, r.From, err = c.announceHTTP(ctx, u, from, req)
-	}
+	err = c.inTurn(ctx, u, func(ctx context.Context) error {
+		if u.Scheme == "udp" {
+			r.AnnounceReply, r.From, err = c.announceUDP(ctx, u, from, req)
+		} else {
+			r.AnnounceReply, r.From, err = c.announceHTTP(ctx, u, from, req)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, &Error{Tracker: Display(u), Err: err}
 	}
@@ -160,21 +163,35 @@ func (c *Client) Scrape(ctx context.Context, rawURL string, from Origin, hashes 
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
 	var counts []Counts
-	switch {
-	case len(hashes) == 0 || len(hashes) > proto.MaxScrape:
-		err = fmt.Errorf("scrape of %d torrents: want 1 to %d", len(hashes), proto.MaxScrape)
-	case u.Scheme == "udp":
-		counts, err = c.scrapeUDP(ctx, u, from, hashes)
-	default:
-		counts, err = c.scrapeHTTP(ctx, u, from, hashes)
-	}
+	err = c.inTurn(ctx, u, func(ctx context.Context) error {
+		switch {
+		case len(hashes) == 0 || len(hashes) > proto.MaxScrape:
+			err = fmt.Errorf("scrape of %d torrents: want 1 to %d", len(hashes), proto.MaxScrape)
+		case u.Scheme == "udp":
+			counts, err = c.scrapeUDP(ctx, u, from, hashes)
+		default:
+			counts, err = c.scrapeHTTP(ctx, u, from, hashes)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, &Error{Tracker: Display(u), Err: err}
 	}
 	return counts, nil
+}
+
+// inTurn runs ask when it is its turn at the tracker, within the timeout, which begins then.
+func (c *Client) inTurn(ctx context.Context, u *url.URL, ask func(ctx context.Context) error) error {
+	host := u.Scheme + "://" + strings.ToLower(u.Host)
+	if err := c.line.enter(ctx, host); err != nil {
+		return err
+	}
+	timed, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	err := ask(timed)
+	c.line.leave(host, unreachable(ctx, err))
+	return err
 }
 
 // ParseURL checks a tracker's URL: http, https or udp, a host, a port (which UDP requires), at most [MaxURLBytes]. The error

@@ -1,0 +1,181 @@
+package tracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/tracker/proto"
+)
+
+// crowd announces n torrents at once and returns how long each took, in virtual time, and its error.
+func crowd(c *Client, n int, url func(i int) string) (took []time.Duration, errs []error) {
+	took, errs = make([]time.Duration, n), make([]error, n)
+	start := time.Now()
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			_, errs[i] = c.Announce(context.Background(), url(i), FromUser, &Request{InfoHash: bt.InfoHash{byte(i >> 8), byte(i)}})
+			took[i] = time.Since(start)
+		})
+	}
+	all.Wait()
+	return took, errs
+}
+
+// Two thousand torrents of one tracker are never more than 16 sockets, and of many trackers never more than 64.
+func TestAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		trackers int
+		want     int64
+	}{{"one tracker", 1, maxAtOnceTracker}, {"many trackers", 50, maxAtOnce}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var open, most int64
+				var mu sync.Mutex
+				count := func(n int64) {
+					mu.Lock()
+					open += n
+					most = max(most, open)
+					mu.Unlock()
+				}
+				cfg := udpWorld(func(now time.Duration, in []byte) [][]byte {
+					q, err := proto.ParseUDPRequest(in)
+					if err != nil {
+						t.Error(err)
+					}
+					return honest(q)
+				})
+				dial := cfg.Dial
+				cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+					count(1)
+					time.Sleep(50 * time.Millisecond)
+					c, err := dial(ctx, network, address)
+					return &countedConn{Conn: c, count: count}, err
+				}
+				cfg.Resolve = func(context.Context, string) ([]netip.Addr, error) { return ips("192.0.2.1"), nil }
+				c := NewClient(cfg)
+				_, errs := crowd(c, 2000, func(i int) string { return fmt.Sprintf("udp://t%d.example:80/announce", i%tt.trackers) })
+				if err := errors.Join(errs...); err != nil {
+					t.Error(err)
+				}
+				if most != tt.want || open != 0 {
+					t.Errorf("%d sockets at once, %d left, want %d and 0", most, open, tt.want)
+				}
+				if c.line.active != 0 || len(c.line.hosts) != 0 {
+					t.Errorf("left in the line: %d, %v", c.line.active, c.line.hosts)
+				}
+			})
+		})
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	count func(int64)
+	once  sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.count(-1) })
+	return c.Conn.Close()
+}
+
+// A dead tracker is found dead by those whose turn it is, and nobody behind them waits for the same; a live one beside it is not held up.
+func TestDeadTrackerIsFoundDeadOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := udpWorld(nil)
+		live := udpWorld(func(_ time.Duration, in []byte) [][]byte {
+			q, _ := proto.ParseUDPRequest(in)
+			return honest(q)
+		})
+		cfg.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
+			if host == "dead.example" {
+				return ips("192.0.2.66"), nil
+			}
+			return ips("192.0.2.1"), nil
+		}
+		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == "192.0.2.66:80" {
+				<-ctx.Done()
+				return nil, &net.OpError{Op: "dial", Net: network, Err: ctx.Err()}
+			}
+			return live.Dial(ctx, network, address)
+		}
+		took, errs := crowd(NewClient(cfg), 2000, func(i int) string {
+			if i%2 == 0 {
+				return "udp://dead.example:80/announce"
+			}
+			return "udp://live.example:80/announce"
+		})
+		for i := range took {
+			if i%2 == 1 && (errs[i] != nil || took[i] > time.Second) {
+				t.Fatalf("the live tracker, %d: %v after %v", i, errs[i], took[i])
+			}
+			if i%2 == 0 && (errs[i] == nil || took[i] != DefaultTimeout) {
+				t.Fatalf("the dead tracker, %d: %v after %v", i, errs[i], took[i])
+			}
+		}
+	})
+}
+
+// A refusal says nothing about others, and who gives up leaves the line.
+func TestLine(t *testing.T) {
+	var l line
+	for range maxAtOnceTracker {
+		if err := l.enter(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.enter(ctx, "a"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if n := len(l.hosts["a"].waiting); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+	got := make(chan error)
+	for range 2 {
+		go func() { got <- l.enter(t.Context(), "a") }()
+	}
+	for waiting := 0; waiting < 2; {
+		l.mu.Lock()
+		waiting = len(l.hosts["a"].waiting)
+		l.mu.Unlock()
+	}
+	l.leave("a", nil)
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	down := errors.New("down")
+	l.leave("a", down)
+	if err := <-got; err != down {
+		t.Error(err)
+	}
+	for range maxAtOnceTracker - 1 {
+		l.leave("a", nil)
+	}
+	if l.active != 0 || len(l.hosts) != 0 {
+		t.Errorf("left: %d, %v", l.active, l.hosts)
+	}
+	for err, want := range map[error]bool{
+		&FailureError{Reason: "no"}: false, &StatusError{Code: 500}: false, errNoReply: true, context.DeadlineExceeded: true, context.Canceled: false,
+		&net.OpError{Op: "read", Err: errors.New("reset")}: false, &net.OpError{Op: "dial", Err: errors.New("refused")}: true, &net.DNSError{}: true,
+	} {
+		if (unreachable(t.Context(), err) != nil) != want {
+			t.Errorf("%v: unreachable is not %v", err, want)
+		}
+		if unreachable(ctx, err) != nil {
+			t.Errorf("%v: unreachable although the caller gave up", err)
+		}
+	}
+}
