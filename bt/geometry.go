@@ -1,6 +1,10 @@
 package bt
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
 
 // Limits of a torrent's geometry: what this project accepts from a .torrent or from peers.
 const (
@@ -12,9 +16,52 @@ const (
 
 // Geometry relates the byte range of a torrent to its pieces and blocks. The zero Geometry means "not
 // known yet" (a magnet before its metadata). It is a value; copy it freely.
+//
+// Where pieces belong to one file each (BEP 52), a file's last piece ends with the file, and padding fills the rest of its
+// place: such pieces are short, see [Geometry.WithShort].
 type Geometry struct {
-	TotalBytes int64  // sum of all files' lengths
+	TotalBytes int64  // sum of all files' lengths, padding included
 	PieceBytes uint32 // nominal piece length; the last piece may be shorter
+
+	short *shortPieces // nil if there are none
+}
+
+// ShortPiece is a piece whose content ends before its place does; the rest is padding.
+type ShortPiece struct {
+	Index PieceIndex
+	Bytes uint32 // of content, at least 1
+}
+
+// shortPieces are the short pieces in order, and how many bytes of padding all of them have.
+type shortPieces struct {
+	list    []ShortPiece
+	padding int64
+}
+
+// WithShort returns g with short pieces, which are in order and shorter than their place. The list is kept and must not change.
+func (g Geometry) WithShort(list []ShortPiece) Geometry {
+	g.short = nil
+	if len(list) == 0 {
+		return g
+	}
+	s := &shortPieces{list: list}
+	for i, p := range list {
+		room := g.PieceSpan(p.Index)
+		if p.Bytes < 1 || p.Bytes >= room || i > 0 && p.Index <= list[i-1].Index {
+			panic(fmt.Sprintf("bt: short piece %d of %d bytes, number %d of the list, in a place of %d", p.Index, p.Bytes, i, room))
+		}
+		s.padding += int64(room - p.Bytes)
+	}
+	g.short = s
+	return g
+}
+
+// ContentBytes returns the bytes of all pieces' content: TotalBytes without the padding behind short pieces.
+func (g Geometry) ContentBytes() int64 {
+	if g.short == nil {
+		return g.TotalBytes
+	}
+	return g.TotalBytes - g.short.padding
 }
 
 // NewGeometry returns the geometry of a torrent of total bytes in pieces of pieceBytes, or an error
@@ -40,8 +87,19 @@ func (g Geometry) NumPieces() int {
 	return int((g.TotalBytes + int64(g.PieceBytes) - 1) / int64(g.PieceBytes))
 }
 
-// PieceLen returns the length of piece i in bytes, 0 if there is no such piece.
+// PieceLen returns the length of piece i in bytes, without padding if it is short; 0 if there is no such piece.
 func (g Geometry) PieceLen(i PieceIndex) uint32 {
+	if g.short != nil {
+		at, ok := slices.BinarySearchFunc(g.short.list, i, func(p ShortPiece, i PieceIndex) int { return cmp.Compare(p.Index, i) })
+		if ok {
+			return g.short.list[at].Bytes
+		}
+	}
+	return g.PieceSpan(i)
+}
+
+// PieceSpan returns the bytes that piece i takes of the torrent's byte range, padding included; 0 if there is no such piece.
+func (g Geometry) PieceSpan(i PieceIndex) uint32 {
 	start := g.PieceStart(i)
 	if g.PieceBytes == 0 || start >= g.TotalBytes {
 		return 0
@@ -63,9 +121,10 @@ func (g Geometry) Block(i PieceIndex, n int) Block {
 	return Block{Index: i, Begin: begin, Length: min(BlockBytes, g.PieceLen(i)-begin)}
 }
 
-// Contains reports whether b lies within the torrent and is not empty.
+// Contains reports whether b lies within the torrent and is not empty. The padding behind a short piece is part of the torrent: clients that
+// know a hybrid in its v1 form ask for it, and libtorrent does even if there is none.
 func (g Geometry) Contains(b Block) bool {
-	return b.Length > 0 && uint64(b.Begin)+uint64(b.Length) <= uint64(g.PieceLen(b.Index))
+	return b.Length > 0 && uint64(b.Begin)+uint64(b.Length) <= uint64(g.PieceSpan(b.Index))
 }
 
 // Offset returns the offset of b in the torrent.

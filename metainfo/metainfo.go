@@ -295,11 +295,11 @@ func parseInfo(v bencode.Value, v2 bool) (*Info, error) {
 		}
 	}
 	if info.V2Only() {
-		total, err := info.layOut(treeFiles)
+		err := info.layOut(treeFiles)
 		if err != nil {
 			return nil, err
 		}
-		if info.Geometry, err = bt.NewGeometry(total, info.PieceLength); err != nil {
+		if info.Geometry, err = GeometryOf(info.Files, info.PieceLength, true); err != nil {
 			return nil, &Error{Field: "info", Reason: err.Error(), err: err}
 		}
 		return info, nil
@@ -333,6 +333,9 @@ func parseInfo(v bencode.Value, v2 bool) (*Info, error) {
 	if info.V2 {
 		if err := info.joinTree(treeFiles); err != nil {
 			return nil, err
+		}
+		if info.Geometry, err = GeometryOf(info.Files, info.PieceLength, true); err != nil {
+			return nil, &Error{Field: "info", Reason: err.Error(), err: err}
 		}
 	}
 	return info, nil
@@ -536,12 +539,7 @@ func (m *MetaInfo) Magnet() Magnet {
 		g.Name = m.Info.Name
 		g.ExactLength = m.Info.Geometry.TotalBytes
 		if m.Info.V2Only() {
-			g.ExactLength = 0 // its padding is nowhere but in our view of it
-			for i := range m.Info.Files {
-				if f := &m.Info.Files[i]; !f.Padding {
-					g.ExactLength += f.Length
-				}
-			}
+			g.ExactLength = m.Info.Geometry.ContentBytes() // its padding is nowhere but in our view of it
 		}
 	}
 	trackers, webSeeds := unique{to: &g.Trackers}, unique{to: &g.WebSeeds}

@@ -74,11 +74,8 @@ func (info *Info) FileOfPiece(i bt.PieceIndex) (file int, first bt.PieceIndex) {
 }
 
 // PieceLenV2 returns how many bytes of piece i are its file's, in a torrent with V2 set: what BEP 52 has hashed and requested of it, since what
-// fills the piece behind the file's end is in the v1 description only.
-func (info *Info) PieceLenV2(i bt.PieceIndex) uint32 {
-	file, first := info.FileOfPiece(i)
-	return uint32(min(info.PieceLength, info.Files[file].Length-int64(i-first)*info.PieceLength))
-}
+// fills the piece behind the file's end is in the v1 description only. It is what Geometry has as the piece's length.
+func (info *Info) PieceLenV2(i bt.PieceIndex) uint32 { return info.Geometry.PieceLen(i) }
 
 // PieceHashV2 returns the hash of piece i in its file's tree, in a torrent with V2 set; [HashPieceV2] computes it from data. It is false if the
 // file's piece layer is not in PieceLayers.
@@ -125,6 +122,29 @@ func PadFiles(files []File, pieceLength int64) []File {
 		}
 	}
 	return out
+}
+
+// GeometryOf returns the geometry of files as they lie in a torrent in pieces of pieceLength bytes. alone says that every piece belongs to one
+// file, padding aside, as [PadFiles] lays them out: files' last pieces are then short. The error says which number is out of range.
+func GeometryOf(files []File, pieceLength int64, alone bool) (bt.Geometry, error) {
+	var total int64
+	for i := range files {
+		if total += files[i].Length; total > maxTotal {
+			break // no geometry has as much
+		}
+	}
+	g, err := bt.NewGeometry(total, pieceLength)
+	if err != nil || !alone {
+		return g, err
+	}
+	var short []bt.ShortPiece
+	for i := range files {
+		f := &files[i]
+		if over := f.Length % pieceLength; over > 0 && !f.Padding && f.Offset+f.Length < total {
+			short = append(short, bt.ShortPiece{Index: bt.PieceIndex((f.Offset + f.Length) / pieceLength), Bytes: uint32(over)})
+		}
+	}
+	return g.WithShort(short), nil
 }
 
 // contentEnd returns the number of files without the empty ones at the end: behind the last with content there is no padding.
@@ -275,19 +295,18 @@ func (t *treeReader) file() error {
 	return nil
 }
 
-// layOut gives info the files of a file tree, for a torrent that has no other description, with padding as a hybrid has it. It returns the bytes
-// they take.
-func (info *Info) layOut(tree []File) (total int64, err error) {
+// layOut gives info the files of a file tree, for a torrent that has no other description, with padding as a hybrid has it.
+func (info *Info) layOut(tree []File) error {
 	info.SingleFile = len(tree) == 1 && len(tree[0].Path) == 1 && tree[0].Path[0] == info.Name
 	if n := len(tree) + countPadding(tree, info.PieceLength); n > MaxFiles {
-		return 0, fault("info.file tree", "%d files, padding included: want at most %d", n, MaxFiles)
+		return fault("info.file tree", "%d files, padding included: want at most %d", n, MaxFiles)
 	}
 	info.Files = PadFiles(tree, info.PieceLength)
 	end := info.Files[len(info.Files)-1]
-	if total = end.Offset + end.Length; total > maxTotal {
-		return 0, fault("info.file tree", "%d bytes, padding included: want at most %d", total, int64(maxTotal))
+	if total := end.Offset + end.Length; total > maxTotal {
+		return fault("info.file tree", "%d bytes, padding included: want at most %d", total, int64(maxTotal))
 	}
-	return total, nil
+	return nil
 }
 
 // joinTree checks that the file tree says of a hybrid what its v1 description says (BEP 52, "upgrade path"), and notes its roots.

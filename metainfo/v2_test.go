@@ -108,7 +108,7 @@ func TestBuildV2(t *testing.T) {
 			t.Errorf("file %d: root %s, want %s...", path, r, root)
 		}
 	}
-	if info.NumPieces() != 10 || info.Geometry != (bt.Geometry{TotalBytes: 295012, PieceBytes: 32768}) {
+	if g := info.Geometry; info.NumPieces() != 10 || g.TotalBytes != 295012 || g.PieceBytes != 32768 || g.ContentBytes() != 171180 {
 		t.Errorf("%d pieces, %+v", info.NumPieces(), info.Geometry)
 	}
 	checkPieces(t, again, tree())
