@@ -60,6 +60,8 @@ var layerOf = map[string]int{
 	"tracker/server":     3,
 	"internal/peerconn":  3,
 	"internal/discovery": 3,
+	"internal/netdial":   3,
+	"internal/webseed":   3,
 
 	"internal/swarm":     4,
 	"internal/messaging": 4,
@@ -87,6 +89,8 @@ func mayImportSibling(from, to string) bool {
 		return to == "wire" || to == "wire/classic"
 	case strings.HasPrefix(from, "obfs/"):
 		return to == "obfs"
+	case to == "internal/netdial":
+		return from == "tracker" || from == "internal/webseed" // who contacts what strangers name shares the checks
 	case from == "internal/blockbuf", from == "internal/merkle":
 		return to == "bt" // the size of a block is said in one place
 	case strings.HasPrefix(from, "daemon"):

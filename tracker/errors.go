@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/parley-bt/parley/internal/netdial"
 	"github.com/parley-bt/parley/tracker/proto"
 )
 
@@ -36,10 +37,7 @@ type URLError struct{ Reason string }
 func (e *URLError) Error() string { return "tracker URL: " + e.Reason }
 
 // RedirectError says why a redirect is not followed. Unlike a [*URLError] it may be otherwise the next time.
-type RedirectError struct{ Reason string }
-
-// Error returns the reason.
-func (e *RedirectError) Error() string { return "redirect " + e.Reason }
+type RedirectError = netdial.RedirectError
 
 // StatusError is an HTTP reply that is neither a success nor a refusal in the tracker protocol.
 type StatusError struct {

@@ -6,22 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/netdial"
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/tracker/proto"
 )
 
 const (
-	maxHeaderBytes  = 64 << 10
 	maxRetryAfter   = 24 * time.Hour
 	acceptEncodings = "gzip"
 )
@@ -83,30 +82,12 @@ func (c *Client) get(ctx context.Context, u *url.URL, by Origin) ([]byte, netip.
 
 // hop makes one request. It returns the body or, if the reply is a redirect, where to.
 func (c *Client) hop(ctx context.Context, u *url.URL, by Origin) (body []byte, next *url.URL, from netip.Addr, err error) {
-	addrs, err := c.addresses(ctx, u, by)
-	if err != nil {
-		return nil, nil, from, err
-	}
 	// A transport for this request alone: a connection that was made for one source of URLs is never used for another,
 	// and none is left behind.
-	var dialed atomic.Pointer[netip.Addr]
-	transport := &http.Transport{
-		DialContext: func(ctx context.Context, network, _ string) (conn net.Conn, err error) {
-			err = eachAddr(ctx, addrs, func(ctx context.Context, addr netip.AddrPort) error {
-				conn, err = c.cfg.Dial(ctx, network, addr.String())
-				if err == nil {
-					dialed.Store(new(addr.Addr()))
-				}
-				return err
-			})
-			return conn, err
-		},
-		Proxy:                  nil, // see the package comment
-		TLSClientConfig:        c.cfg.TLS.Clone(),
-		DisableKeepAlives:      true,
-		DisableCompression:     true, // we limit what comes out ourselves
-		MaxResponseHeaderBytes: maxHeaderBytes,
-	}
+	transport := c.dialer.Transport(by, c.cfg.TLS)
+	transport.DisableKeepAlives = true
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { from = netdial.DialedBy(info.Conn).Addr() }}
+	ctx = httptrace.WithClientTrace(ctx, trace)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, nil, from, &URLError{Reason: "not usable for HTTP"}
@@ -123,11 +104,8 @@ func (c *Client) hop(ctx context.Context, u *url.URL, by Origin) (body []byte, n
 		return nil, nil, from, err
 	}
 	defer resp.Body.Close()
-	if a := dialed.Load(); a != nil {
-		from = *a
-	}
-	if location := resp.Header.Get("Location"); location != "" && isRedirect(resp.StatusCode) {
-		next, err = redirect(u, location)
+	if location := resp.Header.Get("Location"); location != "" && netdial.IsRedirect(resp.StatusCode) {
+		next, err = netdial.Redirect(u, location, MaxURLBytes+proto.MaxQueryBytes)
 		return nil, next, from, err
 	}
 	body, err = readBody(resp)
@@ -144,36 +122,6 @@ func (c *Client) hop(ctx context.Context, u *url.URL, by Origin) (body []byte, n
 		return nil, nil, from, &StatusError{Code: resp.StatusCode, RetryIn: retryAfter(resp)}
 	}
 	return body, nil, from, nil
-}
-
-func isRedirect(code int) bool {
-	switch code {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		return true
-	}
-	return false
-}
-
-// redirect returns where a redirect from u leads.
-func redirect(u *url.URL, location string) (*url.URL, error) {
-	if len(location) > MaxURLBytes+proto.MaxQueryBytes {
-		return nil, &RedirectError{Reason: "to a URL that is too long"}
-	}
-	next, err := u.Parse(location)
-	if err != nil {
-		return nil, &RedirectError{Reason: "to what is not a URL"}
-	}
-	next.Fragment, next.RawFragment = "", ""
-	port, err := portOf(next)
-	switch {
-	case next.Scheme != "http" && next.Scheme != "https":
-		return nil, &RedirectError{Reason: fmt.Sprintf("to scheme %q, want http or https", next.Scheme)}
-	case u.Scheme == "https" && next.Scheme == "http":
-		return nil, &RedirectError{Reason: "from https to http"} // the query may carry a passkey
-	case next.Hostname() == "" || err != nil || port == 0:
-		return nil, &RedirectError{Reason: "without a usable host and port"}
-	}
-	return next, nil
 }
 
 func readBody(resp *http.Response) ([]byte, error) {

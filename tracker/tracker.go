@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/netdial"
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/tracker/proto"
 )
@@ -73,8 +74,6 @@ const (
 	MaxURLBytes = 2048
 	// MaxRedirects is how many redirects are followed.
 	MaxRedirects = 5
-	// maxAddrs is how many addresses of a name are tried, per family.
-	maxAddrs = 2
 )
 
 // Config configures a [Client]. The zero value is usable.
@@ -99,27 +98,21 @@ type Config struct {
 type Client struct {
 	cfg    Config
 	policy netpolicy.Policy
+	dialer *netdial.Dialer
 	ids    idCache
 	line   line
 }
 
 // NewClient returns a client.
 func NewClient(cfg Config) *Client {
-	if cfg.Dial == nil {
-		cfg.Dial = new(net.Dialer).DialContext
-	}
-	if cfg.Resolve == nil {
-		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		}
-	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout
 	}
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = DefaultUserAgent
 	}
-	return &Client{cfg: cfg, policy: netpolicy.Policy{Allow: cfg.Allow}}
+	policy := netpolicy.Policy{Allow: cfg.Allow}
+	return &Client{cfg: cfg, policy: policy, dialer: netdial.New(netdial.Config{Dial: cfg.Dial, Resolve: cfg.Resolve, Policy: policy})}
 }
 
 // Reply is what a tracker answered.
@@ -213,21 +206,10 @@ func ParseURL(raw string) (*url.URL, error) {
 	case u.Port() == "" && u.Scheme == "udp":
 		return nil, &URLError{Reason: "no port"}
 	}
-	if port, err := portOf(u); err != nil || port == 0 {
+	if port, err := netdial.PortOf(u); err != nil || port == 0 {
 		return nil, &URLError{Reason: fmt.Sprintf("port %q, want 1 to 65535", u.Port())}
 	}
 	return u, nil
-}
-
-func portOf(u *url.URL) (uint16, error) {
-	switch {
-	case u.Port() != "":
-		n, err := strconv.ParseUint(u.Port(), 10, 16)
-		return uint16(n), err
-	case u.Scheme == "https":
-		return 443, nil
-	}
-	return 80, nil
 }
 
 // Display returns u in ASCII and without what may be secret: its path and query carry the passkeys of private trackers.
@@ -235,61 +217,10 @@ func Display(u *url.URL) string {
 	return u.Scheme + "://" + strings.Trim(strconv.QuoteToASCII(u.Host), `"`)
 }
 
-// addresses returns whom to dial for u: the addresses of its host that a source of class by may name. There is at least one.
-func (c *Client) addresses(ctx context.Context, u *url.URL, by Origin) ([]netip.AddrPort, error) {
-	port, err := portOf(u)
-	if err != nil {
-		return nil, err
-	}
-	var all []netip.Addr
-	if literal, err := netip.ParseAddr(u.Hostname()); err == nil {
-		all = []netip.Addr{literal}
-	} else if all, err = c.cfg.Resolve(ctx, u.Hostname()); err != nil {
-		return nil, err
-	}
-	var out []netip.AddrPort
-	var refused error
-	var n4, n6 int
-	for _, a := range all {
-		a = a.Unmap()
-		if err := c.policy.Check(a, by); err != nil {
-			refused = errors.Join(refused, err)
-			continue
-		}
-		n := &n6
-		if a.Is4() {
-			n = &n4
-		}
-		if *n++; *n <= maxAddrs {
-			out = append(out, netip.AddrPortFrom(a, port))
-		}
-	}
-	switch {
-	case len(out) > 0:
-		return out, nil
-	case refused != nil:
-		return nil, refused
-	}
-	return nil, &net.DNSError{Err: "no addresses", Name: u.Hostname(), IsNotFound: true}
-}
-
-// eachAddr calls try with each address in turn until one succeeds, sharing out the time that ctx leaves.
+// eachAddr calls try with each address in turn until one succeeds or refuses, sharing out the time that ctx leaves.
 func eachAddr(ctx context.Context, addrs []netip.AddrPort, try func(ctx context.Context, addr netip.AddrPort) error) error {
-	var failed error
-	for i, addr := range addrs {
-		tryCtx, cancel := ctx, context.CancelFunc(func() {})
-		if end, ok := ctx.Deadline(); ok {
-			tryCtx, cancel = context.WithTimeout(ctx, time.Until(end)/time.Duration(len(addrs)-i))
-		}
-		err := try(tryCtx, addr)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if _, refused := errors.AsType[*FailureError](err); refused || ctx.Err() != nil {
-			return err // it has answered, or there is no time for another
-		}
-		failed = err // the last one's; the others failed alike as a rule
-	}
-	return failed
+	return netdial.EachAddr(ctx, addrs, try, func(err error) bool {
+		_, refused := errors.AsType[*FailureError](err)
+		return refused
+	})
 }

@@ -72,13 +72,13 @@ func target(u *url.URL) string {
 // exchange sends a request to the tracker and returns its reply of kind action.
 func (c *Client) exchange(ctx context.Context, u *url.URL, by Origin, action proto.Action,
 	build func(dst []byte, id uint64, tid uint32) []byte) (r proto.UDPReply, from netip.Addr, err error) {
-	addrs, err := c.addresses(ctx, u, by)
+	addrs, err := c.dialer.Addresses(ctx, u, by)
 	if err != nil {
 		return r, from, err
 	}
 	err = eachAddr(ctx, addrs, func(ctx context.Context, addr netip.AddrPort) error {
 		// A connected socket: only what comes from that address and port is read.
-		conn, err := c.cfg.Dial(ctx, "udp", addr.String())
+		conn, err := c.dialer.Dial(ctx, "udp", addr)
 		if err != nil {
 			return err
 		}
