@@ -47,7 +47,7 @@ func swarmOf(b *testing.B, n, peers int) *Picker {
 	for k := range peers {
 		p.AddPeer(PeerKey(1000+k), random(n, 2, uint64(k)))
 	}
-	p.ord.settle()
+	p.levels[Normal-1].ord.settle()
 	return p
 }
 
@@ -124,7 +124,7 @@ func BenchmarkHave10k(b *testing.B) {
 			b.StopTimer()
 			p.RemovePeer(1, bitfield.NewFull(10_000))
 			p.AddPeer(1, bitfield.New(10_000))
-			p.ord.settle()
+			p.levels[Normal-1].ord.settle()
 			i = 0
 			b.StartTimer()
 		}
@@ -137,7 +137,7 @@ func benchmarkJoin(b *testing.B, n int) {
 	has := random(n, 2, 99)
 	for b.Loop() {
 		p.AddPeer(1, has)
-		p.ord.settle()
+		p.levels[Normal-1].ord.settle()
 		p.RemovePeer(1, has)
 	}
 }

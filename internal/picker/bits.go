@@ -24,7 +24,7 @@ func (p *Picker) words(has *bitfield.Set) int {
 	for len(p.wire)%8 != 0 {
 		p.wire = append(p.wire, 0)
 	}
-	return min(len(p.wire)/8, len(p.cand))
+	return min(len(p.wire)/8, len(p.lack))
 }
 
 // word returns word k of a padded wire form.

@@ -31,6 +31,7 @@ type block struct {
 	who      [maxRequesters]PeerKey
 	n        uint8
 	received bool
+	padding  bool // received as far as the picker is concerned, from nobody: who is empty
 }
 
 func (bl *block) owedBy(peer PeerKey) int {
@@ -67,6 +68,7 @@ func (p *Picker) openNew(i bt.PieceIndex) *openPiece {
 	blocks := op.blocks[:n]
 	clear(blocks)
 	*op = openPiece{index: i, blocks: blocks, missing: n, unasked: n, openAt: len(p.open)}
+	p.fillPadding(op)
 	p.open = append(p.open, op)
 	p.listFree(op)
 	p.byIndex[i] = op
@@ -187,7 +189,7 @@ func (p *Picker) Accept(peer PeerKey, b bt.Block) Result {
 }
 
 func (p *Picker) arrived(peer PeerKey, i bt.PieceIndex, n int, accept bool) Result {
-	if p.missing == 0 || !hasBit(p.lack, uint32(i)) {
+	if p.unverified == 0 || !hasBit(p.lack, uint32(i)) {
 		return Result{Outcome: BlockDuplicate}
 	}
 	op := p.byIndex[i]
@@ -245,7 +247,7 @@ func (p *Picker) asked(op *openPiece) {
 // and then to [Picker.Release].
 func (p *Picker) Others(dst []PeerKey, b bt.Block) []PeerKey {
 	op, n := p.find(b)
-	if op == nil || !op.blocks[n].received {
+	if op == nil || !op.blocks[n].received || op.blocks[n].padding {
 		return dst
 	}
 	bl := &op.blocks[n]
@@ -260,7 +262,7 @@ func (p *Picker) Requesters(dst []PeerKey, b bt.Block) []PeerKey {
 		return dst
 	}
 	bl := &op.blocks[n]
-	if bl.received {
+	if bl.received && !bl.padding {
 		return append(dst, bl.who[1:bl.n]...)
 	}
 	return append(dst, bl.who[:bl.n]...)

@@ -55,7 +55,7 @@ func TestSparsePeer(t *testing.T) {
 
 	// What changes later is found without a search.
 	st := p.peers[1]
-	if !st.dry {
+	if !st.known[Normal-1].dry {
 		t.Fatal("peer is not known to be dry")
 	}
 	sparse.Add(5)
@@ -223,7 +223,7 @@ func TestCompletePickerHoldsNothing(t *testing.T) {
 	p.Verified(1)
 	p.RemovePeer(1, has)
 	p.RemovePeer(2, nil)
-	if p.Availability(1) != 0 || p.ord.at != nil || p.lack != nil {
+	if p.Availability(1) != 0 || p.levels[Normal-1] != nil || p.lack != nil {
 		t.Error("something is left")
 	}
 	if e := New(bt.Geometry{TotalBytes: 0, PieceBytes: 1}, nil, newRand(1), Options{}); !e.Complete() {

@@ -23,7 +23,10 @@ type model struct {
 	seeds  map[PeerKey]bool // added as having everything
 	next   PeerKey
 	owner  []PeerKey // who was last given an unasked block of the piece
-	exact  bool      // no budget is ever exhausted, so the order is exact
+	prio   []Priority
+	pads   []Span
+	seq    bool
+	exact  bool // no budget is ever exhausted, so the order is exact
 }
 
 type pieceState uint8
@@ -37,6 +40,7 @@ const (
 
 type modelBlock struct {
 	received bool
+	padding  bool
 	from     PeerKey
 	owed     []PeerKey
 }
@@ -50,6 +54,17 @@ func newModel(t *testing.T, seed uint64) *model {
 		state: make([]pieceState, g.NumPieces()), peers: map[PeerKey]*bitfield.Set{}, seeds: map[PeerKey]bool{},
 	}
 	m.owner = make([]PeerKey, g.NumPieces())
+	m.prio = slices.Repeat([]Priority{Normal}, g.NumPieces())
+	if rng.IntN(3) == 0 {
+		for at := rng.Int64N(3 * int64(g.PieceBytes)); at < g.TotalBytes; {
+			s := Span{at, min(at+1+rng.Int64N(3*int64(g.PieceBytes)), g.TotalBytes)}
+			m.pads = append(m.pads, s)
+			at = s.To + 1 + rng.Int64N(6*int64(g.PieceBytes))
+		}
+		m.opts.Padding = m.pads
+	}
+	m.seq = rng.IntN(4) == 0
+	m.opts.Sequential = m.seq
 	have := bitfield.New(g.NumPieces())
 	for i := range m.state {
 		m.blocks = append(m.blocks, make([]modelBlock, g.NumBlocks(bt.PieceIndex(i))))
@@ -57,6 +72,9 @@ func newModel(t *testing.T, seed uint64) *model {
 			have.Add(i)
 			m.state[i] = verified
 		}
+	}
+	for i := range m.state {
+		m.fillPadding(i)
 	}
 	m.p = New(g, have, newRand(seed+1000), m.opts)
 	if m.exact = rng.IntN(3) > 0; !m.exact {
@@ -66,6 +84,29 @@ func newModel(t *testing.T, seed uint64) *model {
 		m.opts.RandomFirst = defaultRandomFirst
 	}
 	return m
+}
+
+// padding is [Picker.Padding] byte by byte at the ends and the middle: spans are longer than a byte apart.
+func (m *model) padding(b bt.Block) bool {
+	off := m.geom.Offset(b)
+	for at := off; at < off+int64(b.Length); at++ {
+		if !slices.ContainsFunc(m.pads, func(s Span) bool { return s.From <= at && at < s.To }) {
+			return false
+		}
+	}
+	return true
+}
+
+// fillPadding marks the blocks of a missing piece that are padding.
+func (m *model) fillPadding(i int) {
+	for n := range m.blocks[i] {
+		m.blocks[i][n].padding = m.padding(m.geom.Block(bt.PieceIndex(i), n))
+	}
+}
+
+// blank reports whether a piece is nothing but padding.
+func (m *model) blank(i int) bool {
+	return !slices.ContainsFunc(m.blocks[i], func(b modelBlock) bool { return !b.padding })
 }
 
 func (m *model) availability(i int) int {
@@ -91,17 +132,20 @@ func (m *model) count(s pieceState) int {
 // endgame: every block that a connected peer has was asked for or received.
 func (m *model) endgame() bool {
 	for i, st := range m.state {
-		if st == verified || m.availability(i) == 0 {
+		if st == verified || m.availability(i) == 0 || m.unwanted(i) {
 			continue
 		}
 		for _, b := range m.blocks[i] {
-			if !b.received && len(b.owed) == 0 {
+			if !b.received && !b.padding && len(b.owed) == 0 {
 				return false
 			}
 		}
 	}
 	return true
 }
+
+// unwanted reports whether piece i is not to be opened.
+func (m *model) unwanted(i int) bool { return m.prio[i] == Skip || m.blank(i) }
 
 func (m *model) outstanding(peer PeerKey) (blocks []bt.Block) {
 	for i := range m.blocks {
@@ -196,6 +240,8 @@ func (m *model) pick(peer PeerKey) {
 		}
 		bl := m.block(b)
 		switch {
+		case bl.padding || m.prio[i] == Skip:
+			t.Fatalf("%v picked, which is padding or not wanted", b)
 		case m.state[i] >= complete || bl.received:
 			t.Fatalf("%v picked although it is here", b)
 		case slices.Contains(bl.owed, peer):
@@ -216,7 +262,16 @@ func (m *model) pick(peer PeerKey) {
 					(restricted || !m.spoken(j) || m.count(opened) >= m.opts.MaxOpen) {
 					t.Fatalf("piece %d opened while %d is open and has blocks left", i, j)
 				}
-				if m.exact && !restricted && st == missing && has.Has(j) && m.count(verified) >= m.opts.RandomFirst && m.availability(j) < m.availability(i) {
+				if restricted || st != missing || !has.Has(j) || m.unwanted(j) {
+					continue
+				}
+				switch {
+				case m.prio[j] > m.prio[i] && (m.exact || m.seq):
+					t.Fatalf("piece %d of priority %d opened before %d of %d", i, m.prio[i], j, m.prio[j])
+				case m.prio[j] < m.prio[i]:
+				case m.seq && j < i:
+					t.Fatalf("piece %d opened before %d", i, j)
+				case !m.seq && m.exact && m.count(verified) >= m.opts.RandomFirst && m.availability(j) < m.availability(i):
 					t.Fatalf("piece %d with %d peers opened before %d with %d", i, m.availability(i), j, m.availability(j))
 				}
 			}
@@ -229,10 +284,10 @@ func (m *model) pick(peer PeerKey) {
 				switch {
 				case !has.Has(j):
 				case st == opened && !m.allAsked(j):
-					if m.owns(peer, j) || m.spoken(i) && !m.spoken(j) || m.spoken(i) == m.spoken(j) && m.left(j) < m.left(i) {
+					if m.owns(peer, j) || m.spoken(i) && !m.spoken(j) || m.spoken(i) == m.spoken(j) && (!m.seq && m.left(j) < m.left(i) || m.seq && j < i) {
 						t.Fatalf("piece %d with %d blocks missing helped before %d with %d", i, m.left(i), j, m.left(j))
 					}
-				case st == missing && m.spoken(i) && m.count(opened) < m.opts.MaxOpen:
+				case st == missing && !m.unwanted(j) && m.spoken(i) && m.count(opened) < m.opts.MaxOpen:
 					t.Fatalf("piece %d, which peer %d will finish, helped before %d was opened", i, m.owner[i], j)
 				}
 			}
@@ -261,14 +316,14 @@ func (m *model) pick(peer PeerKey) {
 		if st == opened && !m.allAsked(i) {
 			t.Fatalf("piece %d has blocks left, but only %d of %d were picked", i, len(got), n)
 		}
-		if st == missing && open < limit {
+		if st == missing && open < limit && !m.unwanted(i) {
 			t.Fatalf("piece %d is missing and %d are open, but only %d of %d blocks were picked", i, open, len(got), n)
 		}
 	}
 	if m.endgame() && owedBefore+len(got) < m.opts.EndgameDepth {
 		for i, st := range m.state {
 			for k, b := range m.blocks[i] {
-				if st == opened && pieceOK(i) && !b.received && len(b.owed) < maxRequesters && !slices.Contains(b.owed, peer) {
+				if st == opened && pieceOK(i) && !b.received && !b.padding && len(b.owed) < maxRequesters && !slices.Contains(b.owed, peer) {
 					t.Fatalf("block %d of piece %d could be shared, but only %d of %d were picked", k, i, len(got), n)
 				}
 			}
@@ -277,7 +332,7 @@ func (m *model) pick(peer PeerKey) {
 }
 
 func (m *model) allAsked(i int) bool {
-	return !slices.ContainsFunc(m.blocks[i], func(b modelBlock) bool { return !b.received && len(b.owed) == 0 })
+	return !slices.ContainsFunc(m.blocks[i], func(b modelBlock) bool { return !b.received && !b.padding && len(b.owed) == 0 })
 }
 
 // owns reports whether piece i is one the peer works on: it was the last to be given a block of it.
@@ -287,7 +342,7 @@ func (m *model) owns(peer PeerKey, i int) bool { return m.owner[i] == peer }
 func (m *model) spoken(i int) bool {
 	unasked := 0
 	for _, b := range m.blocks[i] {
-		if !b.received && len(b.owed) == 0 {
+		if !b.received && !b.padding && len(b.owed) == 0 {
 			unasked++
 		}
 	}
@@ -297,7 +352,7 @@ func (m *model) spoken(i int) bool {
 func (m *model) left(i int) int {
 	n := 0
 	for _, b := range m.blocks[i] {
-		if !b.received {
+		if !b.received && !b.padding {
 			n++
 		}
 	}
@@ -310,7 +365,7 @@ func (m *model) arrive(peer PeerKey, b bt.Block, accept bool) {
 	asked := slices.Contains(bl.owed, peer)
 	want := Result{}
 	switch st := m.state[b.Index]; {
-	case st >= complete || bl.received:
+	case st >= complete || bl.received || st == opened && bl.padding:
 		want.Outcome = BlockDuplicate
 	case st == opened && (asked || accept):
 		want = Result{Outcome: BlockNew, Others: len(bl.owed), PieceComplete: m.left(int(b.Index)) == 1}
@@ -358,6 +413,60 @@ func (m *model) arrive(peer PeerKey, b bt.Block, accept bool) {
 func (m *model) reset(i int, to pieceState) {
 	m.state[i] = to
 	clear(m.blocks[i])
+	m.fillPadding(i)
+}
+
+// prioritize gives all pieces new priorities, in runs as files do.
+func (m *model) prioritize() {
+	pr := Normal
+	for i := range m.prio {
+		if m.rng.IntN(4) == 0 {
+			pr = Priority(m.rng.IntN(int(High) + 1))
+		}
+		m.prio[i] = pr
+	}
+	drop := slices.Sorted(slices.Values(m.p.SetPriorities(nil, m.prio)))
+	var want []bt.PieceIndex
+	for i, st := range m.state {
+		if st == opened && m.prio[i] == Skip {
+			want = append(want, bt.PieceIndex(i))
+		}
+	}
+	if m.count(verified) < len(m.state) && !slices.Equal(drop, want) {
+		m.t.Fatalf("pieces %v are to be given up, want %v", drop, want)
+	}
+	for _, i := range drop {
+		if !m.p.Abandon(i) {
+			m.t.Fatalf("piece %d is not open", i)
+		}
+		m.reset(int(i), missing)
+	}
+}
+
+// loseOfPeer takes a piece from a peer.
+func (m *model) loseOfPeer() {
+	peer, ok := m.anyPeer()
+	i := m.anyPiece()
+	if !ok || !m.peers[peer].Remove(int(i)) {
+		return
+	}
+	m.seeds[peer] = false
+	m.p.PeerLost(peer, i)
+	for k := range m.blocks[i] {
+		bl := &m.blocks[i][k]
+		bl.owed = slices.DeleteFunc(bl.owed, func(k PeerKey) bool { return k == peer })
+	}
+}
+
+// lose makes a verified piece a missing one.
+func (m *model) lose() {
+	i := m.anyPiece()
+	want := m.state[i] == verified && m.count(verified) < len(m.state)
+	if got := m.p.Lost(i); got != want {
+		m.t.Fatalf("lost %d: %v, want %v", i, got, want)
+	} else if got {
+		m.reset(int(i), missing)
+	}
 }
 
 func (m *model) step() {
@@ -411,6 +520,24 @@ func (m *model) step() {
 			}
 			m.releaseAll(peer)
 		}
+	case op == 92 && m.rng.IntN(3) == 0:
+		switch m.rng.IntN(4) {
+		case 0:
+			m.prioritize()
+		case 1:
+			m.loseOfPeer()
+		case 2:
+			m.lose()
+		default:
+			for i := range m.p.Blank {
+				if !m.blank(int(i)) || m.state[i] != missing {
+					t.Fatalf("piece %d is not blank and missing", i)
+				}
+				m.p.Verified(i)
+				m.reset(int(i), verified)
+				break
+			}
+		}
 	case op < 93:
 		i := m.anyPiece()
 		if got, want := m.p.Abandon(i), m.state[i] == opened; got != want {
@@ -446,15 +573,30 @@ func (m *model) releaseAll(peer PeerKey) {
 // check compares everything that can be asked.
 func (m *model) check() {
 	t, p := m.t, m.p
-	left := len(m.state) - m.count(verified)
+	left := 0
+	for i, st := range m.state {
+		if st != verified && m.prio[i] != Skip {
+			left++
+		}
+	}
 	if p.Missing() != left || p.Complete() != (left == 0) {
 		t.Fatalf("%d missing, complete %v; want %d", p.Missing(), p.Complete(), left)
 	}
-	if left == 0 {
+	if m.count(verified) == len(m.state) {
 		return
 	}
-	if err := checkOrder(&p.ord); err != nil {
-		t.Fatal(err)
+	for _, l := range p.levels {
+		if l == nil {
+			continue
+		}
+		if err := checkOrder(&l.ord); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, st := range m.state {
+		if got, want := p.isMissing(bt.PieceIndex(i)), st == missing && !m.unwanted(i); got != want {
+			t.Fatalf("piece %d can be opened: %v, want %v", i, got, want)
+		}
 	}
 	for i := range m.state {
 		if got, want := p.Availability(bt.PieceIndex(i)), m.availability(i); got != want {
@@ -493,7 +635,7 @@ func (m *model) check() {
 		}
 		want := false
 		for i := range has.All() {
-			want = want || m.state[i] != verified
+			want = want || m.state[i] != verified && m.prio[i] != Skip
 		}
 		if got := p.Interesting(peer, has); got != want {
 			t.Fatalf("peer %d interesting: %v, want %v", peer, got, want)
@@ -531,6 +673,10 @@ func (m *model) finish() {
 	for range 100 * (1 + len(m.state)) {
 		if m.p.Complete() {
 			return
+		}
+		for i := range m.p.Blank {
+			m.p.Verified(i)
+			m.reset(int(i), verified)
 		}
 		m.pick(m.next)
 		for _, b := range m.outstanding(m.next) {

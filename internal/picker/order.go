@@ -52,6 +52,17 @@ func (o *order) lower(i uint32) {
 	o.starts[c] = first + 1
 }
 
+// count adds a peer to those that have piece i, or takes one away.
+func (o *order) count(i uint32, by int) {
+	if by > 0 {
+		o.raise(i)
+		o.raise(i)
+	} else if o.class[i] >= 2 {
+		o.lower(i)
+		o.lower(i)
+	}
+}
+
 func (o *order) swap(a, b uint32) {
 	if a == b {
 		return

@@ -37,6 +37,7 @@ func (p *Picker) Pick(dst []bt.Block, peer PeerKey, has *bitfield.Set, n int) []
 		has = nil
 	}
 	start, end := len(dst), len(dst)+n
+	dst = p.takeUrgent(dst, end, peer, st, has)
 	if op := p.byIndex[st.current]; op != nil && op.unasked > 0 && op.owner == peer && hasPiece(has, op.index) {
 		dst = p.take(dst, end, op, peer, st)
 	}
@@ -159,36 +160,59 @@ func (p *Picker) bestFree(peer PeerKey, has *bitfield.Set, spare bool) *openPiec
 		if spare && !own && op.spoken() {
 			continue
 		}
-		if best == nil || own && !bestOwn || own == bestOwn && op.missing < best.missing {
+		if best == nil || own && !bestOwn || own == bestOwn && p.before(op, best) {
 			best, bestOwn = op, own
 		}
 	}
 	return best
 }
 
-// findNew returns a missing piece for a peer, the rarest it has or nearly so.
+// before reports whether open piece a is to be finished before b.
+func (p *Picker) before(a, b *openPiece) bool {
+	if p.sequential {
+		return a.index < b.index
+	}
+	return a.missing < b.missing
+}
+
+// findNew returns a missing piece for a peer: of the highest priority that has one, and of these the rarest it has or nearly so.
 func (p *Picker) findNew(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
-	p.ord.settle()
-	if p.pieces-p.missing < p.opts.RandomFirst {
+	for k := numLevels - 1; k >= 0; k-- {
+		if l := p.levels[k]; l != nil && l.cands > 0 {
+			if i, ok := p.findIn(l, &st.known[k], has); ok {
+				return i, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// findIn is findNew for one level.
+func (p *Picker) findIn(l *level, kn *known, has *bitfield.Set) (bt.PieceIndex, bool) {
+	if p.sequential {
+		return p.first(l, has)
+	}
+	l.ord.settle()
+	if p.pieces-p.unverified < p.opts.RandomFirst {
 		for range randomTries {
-			if i := bt.PieceIndex(p.rng.IntN(p.pieces)); p.isMissing(i) && hasPiece(has, i) {
+			if i := bt.PieceIndex(p.rng.IntN(p.pieces)); hasBit(l.cand, uint32(i)) && hasPiece(has, i) {
 				return i, true
 			}
 		}
 	}
 	if has == nil {
-		i, ok, _ := p.walk(0, nil)
+		i, ok, _ := p.walk(&l.ord, 0, nil)
 		return i, ok
 	}
-	if i, ok := p.findKnown(st, has); ok || st.dry {
+	if i, ok := p.findKnown(l, kn, has); ok || kn.dry {
 		return i, ok
 	}
-	i, ok, all := p.walk(firstCounted, has)
+	i, ok, all := p.walk(&l.ord, firstCounted, has)
 	if !ok && !all {
-		i, ok = p.scan(st, has)
+		i, ok = p.scan(l, kn, has)
 	}
 	if !ok {
-		st.dry, st.drySeen = true, p.revivals
+		kn.dry, kn.drySeen = true, p.revivals
 	}
 	return i, ok
 }
@@ -197,17 +221,17 @@ func (p *Picker) findNew(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool)
 // somewhere in each class, so that ties are broken at random, and not at the end where the last change
 // happened, which all peers of a swarm see alike. It stops after p.walkBudget pieces; all reports whether it
 // saw every one.
-func (p *Picker) walk(class int, has *bitfield.Set) (i bt.PieceIndex, ok, all bool) {
+func (p *Picker) walk(o *order, class int, has *bitfield.Set) (i bt.PieceIndex, ok, all bool) {
 	budget := uint32(p.walkBudget)
-	for ; class+1 < len(p.ord.starts); class += candidateStep {
-		from, to := p.ord.bounds(class)
+	for ; class+1 < len(o.starts); class += candidateStep {
+		from, to := o.bounds(class)
 		if from == to {
 			continue
 		}
 		size := to - from
 		at := from + p.rng.Uint32N(size)
 		for range min(size, budget) {
-			if i := bt.PieceIndex(p.ord.at[at]); hasPiece(has, i) {
+			if i := bt.PieceIndex(o.at[at]); hasPiece(has, i) {
 				return i, true, false
 			}
 			if at++; at == to {
@@ -222,9 +246,9 @@ func (p *Picker) walk(class int, has *bitfield.Set) (i bt.PieceIndex, ok, all bo
 	return 0, false, true
 }
 
-// scan searches the peer's own set for missing pieces, remembers the rarest of those it meets in st.short
+// scan searches the peer's own set for missing pieces of a level, remembers the rarest of those it meets in kn.short
 // and returns the rarest of all. It begins anywhere and stops when it met enough of them.
-func (p *Picker) scan(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
+func (p *Picker) scan(l *level, kn *known, has *bitfield.Set) (bt.PieceIndex, bool) {
 	words := p.words(has)
 	if words == 0 {
 		return 0, false
@@ -237,12 +261,12 @@ func (p *Picker) scan(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
 		if at >= words {
 			at -= words
 		}
-		for w := word(p.wire, at) & p.cand[at]; w != 0; {
+		for w := word(p.wire, at) & l.cand[at]; w != 0; {
 			z := firstBit(w)
 			w &^= 1 << 63 >> z
 			met++
 			i := uint32(at*64 + z)
-			class := uint64(p.ord.class[i])
+			class := uint64(l.ord.class[i])
 			if len(top) == shortlistLen && class > top[0].key>>32 {
 				continue
 			}
@@ -253,10 +277,10 @@ func (p *Picker) scan(st *peerState, has *bitfield.Set) (bt.PieceIndex, bool) {
 	if len(top) == 0 {
 		return 0, false
 	}
-	st.short = slices.Grow(st.short[:0], shortlistLen)
+	kn.short = slices.Grow(kn.short[:0], shortlistLen)
 	best := top[0]
 	for _, r := range top {
-		st.short = append(st.short, r.index)
+		kn.short = append(kn.short, r.index)
 		if r.key < best.key {
 			best = r
 		}
@@ -293,39 +317,39 @@ func push(heap []ranked, r ranked) []ranked {
 	}
 }
 
-// findKnown returns the rarest of the missing pieces that a peer is known to have without a search: those
+// findKnown returns the rarest of the missing pieces of a level that a peer is known to have without a search: those
 // remembered, and for a dry peer those that became missing again since. If there were too many of the
 // latter to tell, the peer is no longer dry.
-func (p *Picker) findKnown(st *peerState, has *bitfield.Set) (best bt.PieceIndex, found bool) {
-	if st.dry && p.revivals-st.drySeen > uint64(len(p.revived)) {
-		st.dry, st.short = false, st.short[:0]
+func (p *Picker) findKnown(l *level, kn *known, has *bitfield.Set) (best bt.PieceIndex, found bool) {
+	if kn.dry && p.revivals-kn.drySeen > uint64(len(p.revived)) {
+		kn.dry, kn.short = false, kn.short[:0]
 		return 0, false
 	}
 	consider := func(i bt.PieceIndex) bool {
-		if !p.isMissing(i) || !has.Has(int(i)) {
+		if !hasBit(l.cand, uint32(i)) || !has.Has(int(i)) {
 			return false
 		}
-		if !found || p.ord.class[i] < p.ord.class[best] {
+		if !found || l.ord.class[i] < l.ord.class[best] {
 			best, found = i, true
 		}
 		return true
 	}
-	kept := st.short[:0]
-	for _, i := range st.short {
+	kept := kn.short[:0]
+	for _, i := range kn.short {
 		if consider(i) {
 			kept = append(kept, i)
 		}
 	}
-	st.short = kept
-	if st.dry {
+	kn.short = kept
+	if kn.dry {
 		before := found
-		for s := st.drySeen; s < p.revivals; s++ {
+		for s := kn.drySeen; s < p.revivals; s++ {
 			if consider(p.revived[s%uint64(len(p.revived))]) {
 				before = true
 			}
 		}
 		if !before {
-			st.drySeen = p.revivals
+			kn.drySeen = p.revivals
 		}
 	}
 	return best, found
@@ -334,14 +358,17 @@ func (p *Picker) findKnown(st *peerState, has *bitfield.Set) (best bt.PieceIndex
 // endgame reports whether every block that some peer has was asked for. Pieces that nobody has do not count:
 // they would keep a swarm without seeds from ever finishing what it can.
 func (p *Picker) endgame() bool {
-	reachable := p.cands
-	if reachable > 0 && p.seeds == 0 {
-		p.ord.settle()
-		from, to := p.ord.bounds(0)
-		reachable -= int(to - from)
-	}
-	if reachable > 0 {
-		return false
+	for _, l := range p.levels {
+		if l == nil || l.cands == 0 {
+			continue
+		}
+		if p.seeds > 0 {
+			return false
+		}
+		l.ord.settle()
+		if from, to := l.ord.bounds(0); l.cands > int(to-from) {
+			return false
+		}
 	}
 	for _, op := range p.free {
 		if p.Availability(op.index) > 0 {

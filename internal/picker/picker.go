@@ -12,6 +12,12 @@
 //  4. in the endgame, when every block that somebody has was asked for: blocks asked of others, of up to
 //     three peers each and few at a time. On arrival the caller cancels them with the others.
 //
+// Among new pieces those of a higher [Priority] come first, and those to be skipped never
+// ([Picker.SetPriorities]); with [Picker.SetSequential] they come in the order of the torrent instead of by
+// rarity. Before all of the above come the pieces that somebody is about to read ([Picker.SetUrgent]), in the
+// order in which they will be read. Blocks that are nothing but padding ([Options.Padding], BEP 47) are never
+// asked for: they count as received.
+//
 // A piece moves through these states:
 //
 //	missing --Pick--> open --last block--> complete --Verified--> verified
@@ -25,7 +31,7 @@
 //
 // Costs, for a torrent of p pieces: a Pick takes microseconds, and nothing is allocated in steady state. A
 // peer whose pieces are hard to find among millions pays one scan of p bits for some 64 pieces. Memory is
-// 12 bytes a piece, and nothing once complete.
+// 12 bytes a piece, 12 more for each further priority in use, and nothing once every piece is verified.
 package picker
 
 import (
@@ -53,7 +59,16 @@ type Options struct {
 	// EndgameDepth is up to how many outstanding requests a peer is filled with blocks that others were asked
 	// for too: the bound on what the endgame wastes per peer. 0 or less means 16.
 	EndgameDepth int
+	// Padding are the ranges of the torrent that are padding (BEP 47): in ascending order, neither overlapping nor
+	// touching. A block within one is never asked for. A piece within one is never opened: the caller, who knows its
+	// content, reports it with [Picker.Verified].
+	Padding []Span
+	// Sequential is where [Picker.SetSequential] begins.
+	Sequential bool
 }
+
+// Span is a range of the torrent's bytes: From is its first, To the one behind its last.
+type Span struct{ From, To int64 }
 
 const (
 	defaultOpenBytes    = 256 << 20
@@ -109,11 +124,18 @@ type Picker struct {
 
 	freeBudget, walkBudget int // the constants, except in tests
 
-	ord     order
-	lack    []uint64 // a bit per piece that is not verified; layout of the wire, 64 bits at a time
-	cand    []uint64 // a bit per piece that is missing: neither open nor complete nor verified
-	missing int      // bits in lack
-	cands   int      // bits in cand
+	levels     [numLevels]*level // by priority; nil while no piece has it, except the one of Normal
+	prio       []Priority        // of each piece; nil if all are Normal
+	lack       []uint64          // a bit per piece that is not verified; layout of the wire, 64 bits at a time
+	need       []uint64          // lack without what is to be skipped; the same slice while nothing is
+	blank      []uint64          // a bit per piece that is nothing but padding; nil if there is none
+	unverified int               // bits in lack
+	missing    int               // of them, how many are wanted
+	cands      int               // pieces that can be opened, of all levels
+	sequential bool
+
+	urgent []bt.PieceIndex // see SetUrgent
+	rushed []bt.PieceIndex
 
 	peers map[PeerKey]*peerState
 	seeds int // peers counted as having everything
@@ -137,15 +159,20 @@ type Picker struct {
 
 // peerState is what the picker remembers of one peer.
 type peerState struct {
-	reqs     []uint64        // outstanding blocks as piece<<32 | block number, oldest first
-	short    []bt.PieceIndex // some missing pieces it has; may be out of date
-	current  bt.PieceIndex   // the piece it works on, if that is open and has it as owner
-	witness  bt.PieceIndex   // a piece it has, unverified when last looked at; valid if interest == yes
+	reqs     []uint64 // outstanding blocks as piece<<32 | block number, oldest first
+	known    [numLevels]known
+	current  bt.PieceIndex // the piece it works on, if that is open and has it as owner
+	witness  bt.PieceIndex // a piece it has, unverified when last looked at; valid if interest == yes
 	interest interest
 	seed     bool   // counted in Picker.seeds
-	dry      bool   // it has no missing piece, except perhaps in short or revived since drySeen
-	drySeen  uint64 // value of Picker.revivals
 	endSeen  uint64 // value of Picker.endMoves when the endgame had nothing for it
+}
+
+// known is what was found out about the missing pieces of one level that a peer has.
+type known struct {
+	short   []bt.PieceIndex // some of them; may be out of date
+	dry     bool            // it has none, except perhaps in short or revived since drySeen
+	drySeen uint64          // value of Picker.revivals
 }
 
 type interest uint8
@@ -175,24 +202,28 @@ func New(geom bt.Geometry, have *bitfield.Set, rng *rand.Rand, opts Options) *Pi
 	p := &Picker{
 		geom: geom, pieces: n, rng: rng, opts: opts,
 		peers: make(map[PeerKey]*peerState), byIndex: make(map[bt.PieceIndex]*openPiece),
-		endMoves: 1, freeBudget: freeBudget, walkBudget: walkBudget,
+		endMoves: 1, freeBudget: freeBudget, walkBudget: walkBudget, sequential: opts.Sequential,
 	}
 	if have != nil && have.Len() == n && have.Full() || n == 0 {
 		return p
 	}
-	p.ord = newOrder(n)
 	p.lack = make([]uint64, (n+63)/64)
-	p.cand = make([]uint64, (n+63)/64)
 	for i := range n {
-		if have != nil && have.Has(i) {
-			p.ord.class[i] = 1
-			continue
+		if have == nil || !have.Has(i) {
+			setBit(p.lack, uint32(i))
+			p.unverified++
 		}
-		setBit(p.lack, uint32(i))
-		setBit(p.cand, uint32(i))
-		p.missing++
 	}
-	p.cands = p.missing
+	p.missing, p.need = p.unverified, p.lack
+	p.markBlank()
+	base := newLevel(n)
+	p.levels[Normal-1] = base
+	for i := range uint32(n) {
+		if p.openable(i) {
+			base.put(i)
+			p.cands++
+		}
+	}
 	return p
 }
 
@@ -233,30 +264,56 @@ func (p *Picker) RemovePeer(peer PeerKey, has *bitfield.Set) {
 // piece, when it is new in the set.
 func (p *Picker) PeerHas(peer PeerKey, i bt.PieceIndex) {
 	st := p.peers[peer]
-	if st == nil || st.seed || uint(i) >= uint(p.pieces) || p.missing == 0 {
+	if st == nil || st.seed || uint(i) >= uint(p.pieces) || p.unverified == 0 {
 		return
 	}
-	p.ord.raise(uint32(i))
-	p.ord.raise(uint32(i))
-	if !hasBit(p.lack, uint32(i)) {
+	p.countOne(uint32(i), 1)
+	if !p.wants(uint32(i)) {
 		return
 	}
 	if st.interest != yes {
 		st.interest, st.witness = yes, i
 	}
 	st.endSeen = 0
-	if st.dry && p.isMissing(i) {
-		if len(st.short) < shortlistLen {
-			st.short = append(st.short, i)
+	if !p.isMissing(i) {
+		return
+	}
+	if kn := &st.known[p.Priority(i)-1]; kn.dry {
+		if len(kn.short) < shortlistLen {
+			kn.short = append(kn.short, i)
 		} else {
-			st.dry, st.short = false, st.short[:0] // search again
+			kn.dry, kn.short = false, kn.short[:0] // search again
+		}
+	}
+}
+
+// PeerLost reports that a piece was taken out of the set of a peer (BEP 54, "lt_donthave"), which must have held it. Blocks
+// of it that the peer owes are released. The set must be passed with that piece taken out from then on, and no longer be nil.
+func (p *Picker) PeerLost(peer PeerKey, i bt.PieceIndex) {
+	st := p.peers[peer]
+	if st == nil || uint(i) >= uint(p.pieces) || p.unverified == 0 {
+		return
+	}
+	if st.seed {
+		st.seed = false
+		p.seeds--
+		p.count(nil, 1)
+	}
+	p.countOne(uint32(i), -1)
+	st.interest, st.endSeen = unknown, 0
+	for k := 0; k < len(st.reqs); {
+		if r := st.reqs[k]; bt.PieceIndex(r>>32) == i {
+			st.reqs = slices.Delete(st.reqs, k, k+1)
+			p.release(peer, i, int(uint32(r)))
+		} else {
+			k++
 		}
 	}
 }
 
 // count adds or takes one peer's pieces to or from the availability.
 func (p *Picker) count(has *bitfield.Set, by int) {
-	if p.missing == 0 {
+	if p.unverified == 0 {
 		return
 	}
 	if has == nil { // cannot be told from a seed that was counted piece by piece
@@ -265,23 +322,28 @@ func (p *Picker) count(has *bitfield.Set, by int) {
 		}
 		return
 	}
-	if has.Count() > p.pieces/4 {
-		p.ord.stale = true
-	}
-	if p.ord.stale {
-		p.countStale(has, by)
-		return
-	}
-	for i := range has.All() {
-		if i >= p.pieces {
-			return
+	for _, l := range p.levels {
+		if l == nil {
+			continue
 		}
-		p.countOne(uint32(i), by)
+		if has.Count() > p.pieces/4 {
+			l.ord.stale = true
+		}
+		if l.ord.stale {
+			p.countStale(&l.ord, has, by)
+			continue
+		}
+		for i := range has.All() {
+			if i >= p.pieces {
+				break
+			}
+			l.ord.count(uint32(i), by)
+		}
 	}
 }
 
 // countStale is count for a stale order, where only the classes matter.
-func (p *Picker) countStale(has *bitfield.Set, by int) {
+func (p *Picker) countStale(o *order, has *bitfield.Set, by int) {
 	for k := range p.words(has) {
 		for w := word(p.wire, k); w != 0; {
 			z := firstBit(w)
@@ -290,7 +352,7 @@ func (p *Picker) countStale(has *bitfield.Set, by int) {
 			if i >= p.pieces { // a set of the wrong length
 				return
 			}
-			if c := &p.ord.class[i]; by > 0 {
+			if c := &o.class[i]; by > 0 {
 				*c += 2
 			} else if *c >= 2 {
 				*c -= 2
@@ -300,28 +362,27 @@ func (p *Picker) countStale(has *bitfield.Set, by int) {
 }
 
 func (p *Picker) countOne(i uint32, by int) {
-	if by > 0 {
-		p.ord.raise(i)
-		p.ord.raise(i)
-	} else if p.ord.class[i] >= 2 {
-		p.ord.lower(i)
-		p.ord.lower(i)
+	for _, l := range p.levels {
+		if l != nil {
+			l.ord.count(i, by)
+		}
 	}
 }
 
 // Availability returns how many of the counted peers have piece i. Once the torrent is complete pieces are
 // no longer counted, and only peers that were added as having everything are.
 func (p *Picker) Availability(i bt.PieceIndex) int {
-	if uint(i) >= uint(len(p.ord.class)) {
+	l := p.levels[Normal-1]
+	if l == nil || uint(i) >= uint(p.pieces) {
 		return p.seeds
 	}
-	return p.seeds + int(p.ord.class[i]/2)
+	return p.seeds + int(l.ord.class[i]/2)
 }
 
-// Missing returns how many pieces are not verified.
+// Missing returns how many pieces are wanted and not verified.
 func (p *Picker) Missing() int { return p.missing }
 
-// Complete reports whether every piece is verified.
+// Complete reports whether every piece that is wanted is verified.
 func (p *Picker) Complete() bool { return p.missing == 0 }
 
 // Outstanding returns how many blocks this peer was asked for and has neither delivered nor been released
@@ -348,7 +409,7 @@ func (p *Picker) Requests(peer PeerKey) iter.Seq[bt.Block] {
 	}
 }
 
-// Interesting reports whether a peer has a piece that is not verified yet: whether to be interested in it
+// Interesting reports whether a peer has a piece that is wanted and not verified yet: whether to be interested in it
 // (BEP 3). has is the peer's set as in AddPeer; nil means all. It usually costs a few nanoseconds.
 func (p *Picker) Interesting(peer PeerKey, has *bitfield.Set) bool {
 	switch {
@@ -366,7 +427,7 @@ func (p *Picker) Interesting(peer PeerKey, has *bitfield.Set) bool {
 	case no:
 		return false // only PeerHas can change that, and it does
 	case yes:
-		if hasBit(p.lack, uint32(st.witness)) {
+		if p.wants(uint32(st.witness)) {
 			return true
 		}
 	}
@@ -385,7 +446,7 @@ func (p *Picker) findLacking(has *bitfield.Set) (bt.PieceIndex, bool) {
 	}
 	words := p.words(has)
 	for k := range words {
-		if w := word(p.wire, k) & p.lack[k]; w != 0 {
+		if w := word(p.wire, k) & p.need[k]; w != 0 {
 			return bt.PieceIndex(k*64 + firstBit(w)), true
 		}
 	}
@@ -395,7 +456,7 @@ func (p *Picker) findLacking(has *bitfield.Set) (bt.PieceIndex, bool) {
 // Verified records that piece i is complete and its hash right, or was found to be so on disk. Requests for
 // its blocks that are still outstanding are forgotten.
 func (p *Picker) Verified(i bt.PieceIndex) {
-	if p.missing == 0 || uint(i) >= uint(p.pieces) || !hasBit(p.lack, uint32(i)) {
+	if p.unverified == 0 || uint(i) >= uint(p.pieces) || !hasBit(p.lack, uint32(i)) {
 		return
 	}
 	if op := p.byIndex[i]; op != nil {
@@ -403,16 +464,42 @@ func (p *Picker) Verified(i bt.PieceIndex) {
 	} else {
 		p.setMissing(i, false)
 	}
+	if p.wants(uint32(i)) {
+		p.missing--
+	}
 	clearBit(p.lack, uint32(i))
-	p.missing--
-	if p.missing == 0 { // what only a download needs
-		p.ord, p.lack, p.cand = order{}, nil, nil
+	clearBit(p.need, uint32(i))
+	p.unverified--
+	if p.unverified == 0 { // what only a download needs
+		p.levels, p.prio, p.lack, p.need, p.blank = [numLevels]*level{}, nil, nil, nil, nil
 		p.open, p.free, p.freeOf, p.pool, p.wire, p.top = nil, nil, nil, nil, nil, nil
+		p.urgent, p.rushed = nil, nil
 		clear(p.byIndex)
 		for _, st := range p.peers {
-			st.short, st.reqs = nil, nil
+			st.known, st.reqs = [numLevels]known{}, nil
 		}
 	}
+}
+
+// Lost records that verified piece i is no longer there: it is missing again. It reports false, and does nothing, if the
+// piece is not verified or if every piece is: a Picker that has forgotten what a download needs is replaced by a new one.
+func (p *Picker) Lost(i bt.PieceIndex) bool {
+	if p.unverified == 0 || uint(i) >= uint(p.pieces) || hasBit(p.lack, uint32(i)) {
+		return false
+	}
+	setBit(p.lack, uint32(i))
+	p.unverified++
+	if p.Priority(i) != Skip {
+		setBit(p.need, uint32(i))
+		p.missing++
+	}
+	p.revive(i)
+	for _, st := range p.peers {
+		if st.interest == no {
+			st.interest = unknown
+		}
+	}
+	return true
 }
 
 // Failed records that the hash of complete piece i was wrong: all its blocks are missing again. Ask for
@@ -441,6 +528,11 @@ func (p *Picker) Abandon(i bt.PieceIndex) bool {
 func (p *Picker) drop(op *openPiece) {
 	i := op.index
 	p.close(op)
+	p.revive(i)
+}
+
+// revive makes a piece that was open, complete or verified a missing one.
+func (p *Picker) revive(i bt.PieceIndex) {
 	p.setMissing(i, true)
 	p.revived[p.revivals%uint64(len(p.revived))] = i
 	p.revivals++
@@ -471,7 +563,7 @@ func (p *Picker) Contributors(dst []PeerKey, i bt.PieceIndex) []PeerKey {
 	}
 	from := len(dst)
 	for n := range op.blocks {
-		if bl := &op.blocks[n]; bl.received {
+		if bl := &op.blocks[n]; bl.received && !bl.padding {
 			dst = append(dst, bl.who[0])
 		}
 	}
@@ -483,7 +575,7 @@ func (p *Picker) Contributors(dst []PeerKey, i bt.PieceIndex) []PeerKey {
 // arrived.
 func (p *Picker) Contributor(b bt.Block) (PeerKey, bool) {
 	op, n := p.find(b)
-	if op == nil || !op.blocks[n].received {
+	if op == nil || !op.blocks[n].received || op.blocks[n].padding {
 		return 0, false
 	}
 	return op.blocks[n].who[0], true
@@ -492,19 +584,4 @@ func (p *Picker) Contributor(b bt.Block) (PeerKey, bool) {
 // hasAll reports whether a peer's set, in which nil means all, holds every piece.
 func (p *Picker) hasAll(has *bitfield.Set) bool {
 	return has == nil || has.Len() == p.pieces && has.Full()
-}
-
-func (p *Picker) isMissing(i bt.PieceIndex) bool { return hasBit(p.cand, uint32(i)) }
-
-// setMissing moves piece i into or out of the state "missing".
-func (p *Picker) setMissing(i bt.PieceIndex, missing bool) {
-	if missing {
-		setBit(p.cand, uint32(i))
-		p.cands++
-		p.ord.lower(uint32(i))
-	} else {
-		clearBit(p.cand, uint32(i))
-		p.cands--
-		p.ord.raise(uint32(i))
-	}
 }
