@@ -23,6 +23,9 @@ type CreateOptions struct {
 	WebSeeds   []string
 	Comment    string
 	Private    bool
+	// Form is which descriptions the torrent has: by default that of BEP 3 alone, which every client knows. A torrent with a v2
+	// description (BEP 52) has its files sorted by name, and in hybrid form padding between them.
+	Form       metainfo.Form
 	CreatedBy  string                // empty: left out, so that the same content makes the same file
 	OnProgress func(done, total int) // pieces hashed
 }
@@ -55,37 +58,68 @@ func create(ctx context.Context, path string, o CreateOptions) (*Created, storag
 	case pieceBytes < metainfo.MinPieceLength || pieceBytes&(pieceBytes-1) != 0:
 		return nil, nil, fmt.Errorf("piece length %d: want a power of two of at least %d", pieceBytes, metainfo.MinPieceLength)
 	}
-	geom, err := bt.NewGeometry(l.TotalBytes, pieceBytes)
-	if err != nil {
-		return nil, nil, err
-	}
-	store, err := storage.OpenFiles(l.Dir, l.Files, geom, storage.Options{ReadOnly: true})
-	if err != nil {
-		return nil, nil, err
-	}
 	b := metainfo.Builder{Name: o.Name, SingleFile: l.Single, PieceLength: pieceBytes, Private: o.Private, WebSeeds: o.WebSeeds, Comment: o.Comment,
-		CreatedBy: o.CreatedBy, PieceHashes: make([]byte, geom.NumPieces()*bt.HashBytes)}
+		CreatedBy: o.CreatedBy, Form: o.Form}
 	if b.Name == "" {
 		b.Name = l.Name
 	}
 	for _, tr := range o.Trackers {
 		b.Announce = append(b.Announce, []string{tr})
 	}
+	at := make([]storage.File, 0, len(l.Files))
 	for _, f := range l.Files {
 		mf := metainfo.File{Path: f.Path[1:], Length: f.Length}
 		if l.Single {
-			mf.Path = []string{b.Name}
+			mf.Path = f.Path
 		}
 		b.Files = append(b.Files, mf)
 	}
+	laid := b.Files
+	if o.Form != metainfo.FormV1 {
+		metainfo.SortFiles(b.Files)
+		laid = metainfo.PadFiles(b.Files, pieceBytes)
+	}
+	for _, f := range laid {
+		sf := storage.File{Path: f.Path, Length: f.Length, Padding: f.Padding}
+		if !l.Single {
+			sf.Path = append([]string{l.Files[0].Path[0]}, f.Path...)
+		}
+		at = append(at, sf)
+	}
+	geom, err := metainfo.GeometryOf(laid, pieceBytes, o.Form != metainfo.FormV1)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := storage.OpenFiles(l.Dir, at, geom, storage.Options{ReadOnly: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	var hashes storage.Hashes = storage.V1Hashes(nil)
+	var draft *metainfo.Info
+	if o.Form != metainfo.FormV1 {
+		draft = &metainfo.Info{PieceLength: pieceBytes, Files: laid, V2: true, Hybrid: o.Form == metainfo.FormHybrid, Geometry: geom}
+		hashes = unhashed{draft}
+	}
+	var sha1s, trees []byte // of the pieces in order
+	if o.Form != metainfo.FormV2 {
+		sha1s = make([]byte, geom.NumPieces()*bt.HashBytes)
+	}
+	if o.Form != metainfo.FormV1 {
+		trees = make([]byte, geom.NumPieces()*metainfo.TreeHashBytes)
+	}
 	done := 0
 	var bad error
-	err = storage.HashPieces(ctx, store, geom, func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool {
+	err = storage.HashPieces(ctx, store, geom, hashes, func(i bt.PieceIndex, sums *storage.Sums, err error) bool {
 		if err != nil {
 			bad = fmt.Errorf("reading %s: piece %d: %w", path, i, err)
 			return false
 		}
-		copy(b.PieceHashes[int(i)*bt.HashBytes:], sum[:])
+		if sha1s != nil {
+			copy(sha1s[int(i)*bt.HashBytes:], sums.V1[:])
+		}
+		if trees != nil {
+			copy(trees[int(i)*metainfo.TreeHashBytes:], sums.V2[:])
+		}
 		done++
 		if o.OnProgress != nil {
 			o.OnProgress(done, geom.NumPieces())
@@ -95,12 +129,29 @@ func create(ctx context.Context, path string, o CreateOptions) (*Created, storag
 	if err = errors.Join(err, bad); err != nil {
 		return nil, nil, errors.Join(err, store.Close())
 	}
+	b.PieceHashes = sha1s
+	for _, f := range laid {
+		if trees == nil {
+			break
+		}
+		if !f.Padding {
+			n := (f.Length + pieceBytes - 1) / pieceBytes * metainfo.TreeHashBytes
+			b.TreeHashes = append(b.TreeHashes, trees[:n:n])
+			trees = trees[n:]
+		}
+	}
 	mi, err := b.Build()
 	if err != nil {
 		return nil, nil, errors.Join(err, store.Close())
 	}
 	return &Created{mi, l.Skipped}, store, nil
 }
+
+// unhashed are the hashes that pieces of a torrent with a v2 description will have.
+type unhashed struct{ info *metainfo.Info }
+
+func (u unhashed) NumPieces() int                          { return u.info.Geometry.NumPieces() }
+func (u unhashed) Piece(i bt.PieceIndex) storage.PieceHash { return storage.PlanOf(u.info, i) }
 
 // Share hashes the file or folder at path and seeds it from where it lies; its files are never written to. It returns when the
 // hashing is done.
@@ -145,7 +196,7 @@ func (c *Client) SeedTorrent(ctx context.Context, mi *metainfo.MetaInfo, path st
 	if err != nil {
 		return nil, err
 	}
-	have, err := storage.ResumePieces(ctx, store, mi.Info.Geometry, mi.Info.PieceHashes, o.OnVerify)
+	have, err := storage.ResumePieces(ctx, store, mi.Info.Geometry, storage.HashesOf(mi), o.OnVerify)
 	if err == nil && !have.Full() {
 		err = differs(mi.Info, paths, have.Has, filepath.Dir(abs))
 	}

@@ -40,7 +40,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = tor.open(t, dir, Options{})
-	have, err := VerifyPieces(t.Context(), s, tor.geom, tor.hashes, nil)
+	have, err := VerifyPieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 	if err != nil || have.Count() == 0 || have.Full() {
 		t.Fatalf("%d of %d pieces, %v, want some", have.Count(), have.Len(), err)
 	}

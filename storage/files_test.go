@@ -146,7 +146,7 @@ func TestResume(t *testing.T) {
 	wantTree(t, dir, "n/ n/a n/b.part")
 
 	s = tor.open(t, dir, Options{})
-	have, err := VerifyPieces(t.Context(), s, tor.geom, tor.hashes, nil)
+	have, err := VerifyPieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestVerifyingFinishesFiles(t *testing.T) {
 	writeFile(t, filepath.Join(dir, "a.part"), tor.content(t, "a"))
 	writeFile(t, filepath.Join(dir, "b.part"), tor.content(t, "b"))
 	s := tor.open(t, dir, Options{})
-	have, err := VerifyPieces(t.Context(), s, tor.geom, tor.hashes, nil)
+	have, err := VerifyPieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 	if err != nil || !have.Full() {
 		t.Fatalf("%d pieces, %v", have.Count(), err)
 	}
@@ -205,7 +205,7 @@ func TestExistingFilesAreUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := tor.open(t, dir, Options{})
-	have, err := VerifyPieces(t.Context(), s, tor.geom, tor.hashes, nil)
+	have, err := VerifyPieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 	if err != nil || have.Count() != 1 || !have.Has(0) {
 		t.Fatalf("%d pieces, %v, want piece 0", have.Count(), err)
 	}
@@ -637,7 +637,7 @@ func TestReadOnly(t *testing.T) {
 	t.Run("serves", func(t *testing.T) {
 		dir := fill(t)
 		s := tor.open(t, dir, Options{ReadOnly: true})
-		have, err := VerifyPieces(t.Context(), s, tor.geom, tor.hashes, nil)
+		have, err := VerifyPieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 		if err != nil || !have.Full() {
 			t.Fatalf("%d pieces, %v", have.Count(), err)
 		}
@@ -1036,7 +1036,7 @@ func TestDiskErrors(t *testing.T) {
 		_, err := s.ReadAt(make([]byte, 4), 0)
 		wantErr(t, err, syscall.EIO, filepath.Join(dir, "a.part"))
 		// A disk that fails is not a piece that is missing.
-		_, err = VerifyPieces(t.Context(), s, tor.geom, tor.hashes, nil)
+		_, err = VerifyPieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 		wantErr(t, err, syscall.EIO, filepath.Join(dir, "a.part"))
 		if err := s.Close(); err != nil {
 			t.Error(err)

@@ -42,10 +42,10 @@ type FileReport struct {
 
 // Inspect hashes what there is of a torrent below dir and reports on each file but padding, in the torrent's order. It changes nothing on
 // disk. Whatever is missing, of another size or unreadable is in the reports; the error is ctx's, or says that dir cannot be opened or that the
-// torrent makes no sense. progress, if not nil, is called after each piece, from one goroutine at a time.
-func Inspect(ctx context.Context, dir string, files []File, geom bt.Geometry, hashes []byte, progress func(done, total int)) ([]FileReport, error) {
-	if n := geom.NumPieces(); len(hashes) != n*bt.HashBytes {
-		return nil, fmt.Errorf("storage: %d bytes of hashes for %d pieces: want %d", len(hashes), n, n*bt.HashBytes)
+// torrent makes no sense, which may be [ErrInconsistent]. progress, if not nil, is called after each piece, from one goroutine at a time.
+func Inspect(ctx context.Context, dir string, files []File, geom bt.Geometry, hashes Hashes, progress func(done, total int)) ([]FileReport, error) {
+	if err := checkCount(hashes, geom.NumPieces()); err != nil {
+		return nil, err
 	}
 	s, err := prepare(dir, files, geom, Options{ReadOnly: true})
 	if err != nil {
@@ -69,8 +69,16 @@ func Inspect(ctx context.Context, dir string, files []File, geom bt.Geometry, ha
 	whole := func(f *file) bool { return f.padding || f.state == stateFinal && reports[f.index].Err == nil }
 	unread := make([]error, len(s.files)) // what reading them met
 	done, total := 0, geom.NumPieces()
-	err = HashPieces(ctx, s, geom, func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool {
-		if err != nil || sum != [bt.HashBytes]byte(hashes[int(i)*bt.HashBytes:]) {
+	var inconsistent error
+	err = hashPieces(ctx, s, geom, hashes, VerifyOptions{}, func(i bt.PieceIndex, want *PieceHash, sums *Sums, err error) bool {
+		right := false
+		if err == nil {
+			if right, inconsistent = want.Check(sums); inconsistent != nil {
+				inconsistent = fmt.Errorf("piece %d: %w", i, inconsistent)
+				return false
+			}
+		}
+		if !right {
 			touched := s.touched(int(i))
 			all := true
 			for _, f := range touched {
@@ -100,7 +108,7 @@ func Inspect(ctx context.Context, dir string, files []File, geom bt.Geometry, ha
 		}
 		return true
 	})
-	if err := errors.Join(err, s.Close()); err != nil {
+	if err := errors.Join(err, inconsistent, s.Close()); err != nil {
 		return nil, err
 	}
 	for i := range reports {

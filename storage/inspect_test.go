@@ -68,7 +68,7 @@ func TestInspect(t *testing.T) {
 			tt.change(t, dir)
 			before := tree(t, dir)
 			calls := 0
-			reports, err := Inspect(t.Context(), dir, tor.files, tor.geom, tor.hashes, func(done, total int) {
+			reports, err := Inspect(t.Context(), dir, tor.files, tor.geom, V1Hashes(tor.hashes), func(done, total int) {
 				if calls++; done != calls || total != 20 {
 					t.Errorf("progress %d of %d in call %d", done, total, calls)
 				}
@@ -98,19 +98,19 @@ func TestInspect(t *testing.T) {
 		})
 	}
 	t.Run("no folder", func(t *testing.T) {
-		if _, err := Inspect(t.Context(), filepath.Join(t.TempDir(), "nowhere"), tor.files, tor.geom, tor.hashes, nil); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := Inspect(t.Context(), filepath.Join(t.TempDir(), "nowhere"), tor.files, tor.geom, V1Hashes(tor.hashes), nil); !errors.Is(err, fs.ErrNotExist) {
 			t.Error(err)
 		}
 	})
 	t.Run("hashes missing", func(t *testing.T) {
-		if _, err := Inspect(t.Context(), t.TempDir(), tor.files, tor.geom, tor.hashes[20:], nil); err == nil {
+		if _, err := Inspect(t.Context(), t.TempDir(), tor.files, tor.geom, V1Hashes(tor.hashes[20:]), nil); err == nil {
 			t.Error("accepted")
 		}
 	})
 	t.Run("stopped", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := Inspect(ctx, t.TempDir(), tor.files, tor.geom, tor.hashes, nil); !errors.Is(err, context.Canceled) {
+		if _, err := Inspect(ctx, t.TempDir(), tor.files, tor.geom, V1Hashes(tor.hashes), nil); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})
@@ -123,7 +123,7 @@ func TestVerifyOptions(t *testing.T) {
 	tor.writeAll(t, m)
 	some := newPieces(tor, 0, 3, 4, 5, 50, 99)
 	calls := 0
-	good, err := Verify(t.Context(), m, tor.geom, tor.hashes, VerifyOptions{Pieces: some, Workers: 1, Progress: func(done, total int) {
+	good, err := Verify(t.Context(), m, tor.geom, V1Hashes(tor.hashes), VerifyOptions{Pieces: some, Workers: 1, Progress: func(done, total int) {
 		if calls++; done != calls || total != 6 {
 			t.Errorf("progress %d of %d", done, total)
 		}
@@ -132,10 +132,10 @@ func TestVerifyOptions(t *testing.T) {
 		t.Errorf("%v after %d calls", err, calls)
 	}
 	wantPieces(t, "right", good, 0, 3, 4, 5, 50, 99)
-	if _, err := Verify(t.Context(), m, tor.geom, tor.hashes, VerifyOptions{Pieces: newPieces(newTorrent(t, 100, []string{"a"}, []int64{500}))}); err == nil {
+	if _, err := Verify(t.Context(), m, tor.geom, V1Hashes(tor.hashes), VerifyOptions{Pieces: newPieces(newTorrent(t, 100, []string{"a"}, []int64{500}))}); err == nil {
 		t.Error("a set of another torrent is accepted")
 	}
-	if good, err := Verify(t.Context(), m, tor.geom, tor.hashes, VerifyOptions{Pieces: newPieces(tor)}); err != nil || good.Count() != 0 {
+	if good, err := Verify(t.Context(), m, tor.geom, V1Hashes(tor.hashes), VerifyOptions{Pieces: newPieces(tor)}); err != nil || good.Count() != 0 {
 		t.Errorf("nothing to verify: %d pieces, %v", good.Count(), err)
 	}
 }
@@ -156,7 +156,7 @@ func TestVerifyAtARate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, workers := range []int{1, 4} {
 			begin := time.Now()
-			good, err := Verify(t.Context(), m, tor.geom, tor.hashes, VerifyOptions{BytesPerSecond: rate, Workers: workers})
+			good, err := Verify(t.Context(), m, tor.geom, V1Hashes(tor.hashes), VerifyOptions{BytesPerSecond: rate, Workers: workers})
 			if took := time.Since(begin); err != nil || !good.Full() || took < 9*time.Second || took > 11*time.Second {
 				t.Errorf("%d workers: %d pieces, %v, in %v, want about 10 s", workers, good.Count(), err, took)
 			}
@@ -164,7 +164,7 @@ func TestVerifyAtARate(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		begin := time.Now()
-		if good, err := Verify(ctx, m, tor.geom, tor.hashes, VerifyOptions{BytesPerSecond: rate}); !errors.Is(err, context.DeadlineExceeded) || good.Count() < 15 || time.Since(begin) != 2*time.Second {
+		if good, err := Verify(ctx, m, tor.geom, V1Hashes(tor.hashes), VerifyOptions{BytesPerSecond: rate}); !errors.Is(err, context.DeadlineExceeded) || good.Count() < 15 || time.Since(begin) != 2*time.Second {
 			t.Errorf("%d pieces, %v after %v, want it to end with its context after 2 s", good.Count(), err, time.Since(begin))
 		}
 	})

@@ -323,7 +323,7 @@ func TestPowerLoss(t *testing.T) {
 					wanted[i] = rng.IntN(3) > 0
 				}
 				s, l := tor.openLossy(t, dir, wanted)
-				have, err := ResumePieces(t.Context(), s, tor.geom, tor.hashes, nil)
+				have, err := ResumePieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 				if err != nil {
 					t.Fatalf("seed %d, life %d: %v", seed, life, err)
 				}
@@ -371,7 +371,7 @@ func TestPowerLoss(t *testing.T) {
 						t.Errorf("seed %d, life %d: piece %d is trusted and is not there: %v", seed, life, i, err)
 					}
 				}
-				found, err := Verify(t.Context(), look, tor.geom, tor.hashes, VerifyOptions{Pieces: check})
+				found, err := Verify(t.Context(), look, tor.geom, V1Hashes(tor.hashes), VerifyOptions{Pieces: check})
 				if err != nil {
 					t.Fatalf("seed %d, life %d: %v", seed, life, err)
 				}
@@ -390,7 +390,7 @@ func TestPowerLoss(t *testing.T) {
 				}
 			}
 			s := tor.open(t, dir, Options{RememberComplete: true, InfoHash: testHash})
-			have, err := ResumePieces(t.Context(), s, tor.geom, tor.hashes, nil)
+			have, err := ResumePieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -38,7 +38,7 @@ type Resumer interface {
 var _ Resumer = (*Files)(nil)
 
 // ResumePieces finds out which pieces s has, as [VerifyPieces] does, and hashes only what it must if s is a [Resumer]. What it finds out is saved at once.
-func ResumePieces(ctx context.Context, s Storage, geom bt.Geometry, hashes []byte, progress func(done, total int)) (*bitfield.Set, error) {
+func ResumePieces(ctx context.Context, s Storage, geom bt.Geometry, hashes Hashes, progress func(done, total int)) (*bitfield.Set, error) {
 	r, ok := s.(Resumer)
 	if !ok {
 		return VerifyPieces(ctx, s, geom, hashes, progress)

@@ -28,7 +28,7 @@ func (tor *torrent) resumeAll(t *testing.T, dir string, o Options) (s *Files, ha
 	t.Helper()
 	s = tor.open(t, dir, o)
 	c := &counting{Files: s}
-	have, err := ResumePieces(t.Context(), c, tor.geom, tor.hashes, nil)
+	have, err := ResumePieces(t.Context(), c, tor.geom, V1Hashes(tor.hashes), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +322,7 @@ func TestResumeNoticesChanges(t *testing.T) {
 			} else {
 				wantPieces(t, "to be read", check, tt.check...)
 			}
-			found, err := Verify(t.Context(), s, tor.geom, tor.hashes, VerifyOptions{Pieces: check})
+			found, err := Verify(t.Context(), s, tor.geom, V1Hashes(tor.hashes), VerifyOptions{Pieces: check})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -409,7 +409,7 @@ func TestForget(t *testing.T) {
 	if _, err := s.WriteAt([]byte("wrong"), 720); err != nil {
 		t.Fatal(err)
 	}
-	good, err := Verify(t.Context(), s, tor.geom, tor.hashes, VerifyOptions{})
+	good, err := Verify(t.Context(), s, tor.geom, V1Hashes(tor.hashes), VerifyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,13 +1,10 @@
 package storage
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha1"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"runtime"
@@ -20,18 +17,21 @@ import (
 	"github.com/parley-bt/parley/internal/blockbuf"
 )
 
-// HashPieces computes the SHA-1 of every piece, on all cores and in bounded memory (one 256 KiB buffer a
+// HashPieces computes the hashes that h says the pieces have, on all cores and in bounded memory (one 256 KiB buffer a
 // core). It calls onPiece once for each piece, from one goroutine at a time and in no particular order,
 // until it returns false. err is why the piece could not be read; content that is not there is
 // [fs.ErrNotExist] or [io.ErrUnexpectedEOF], and costs no reading where the file is missing.
 //
 // HashPieces returns nil if all pieces were reported or onPiece said stop, else ctx's error.
-func HashPieces(ctx context.Context, s Storage, geom bt.Geometry, onPiece func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool) error {
-	return hashPieces(ctx, s, geom, VerifyOptions{}, onPiece)
+func HashPieces(ctx context.Context, s Storage, geom bt.Geometry, h Hashes, onPiece func(i bt.PieceIndex, sums *Sums, err error) bool) error {
+	return hashPieces(ctx, s, geom, h, VerifyOptions{}, func(i bt.PieceIndex, _ *PieceHash, sums *Sums, err error) bool { return onPiece(i, sums, err) })
 }
 
+// pieceFunc is told what a piece should hash to and does, or why it could not be read; it returns whether to go on.
+type pieceFunc func(i bt.PieceIndex, want *PieceHash, sums *Sums, err error) bool
+
 // hashPieces is [HashPieces] for some of the pieces, at a rate, on so many cores.
-func hashPieces(ctx context.Context, s Storage, geom bt.Geometry, o VerifyOptions, onPiece func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool) error {
+func hashPieces(ctx context.Context, s Storage, geom bt.Geometry, h Hashes, o VerifyOptions, onPiece pieceFunc) error {
 	n := geom.NumPieces()
 	total := n
 	if o.Pieces != nil {
@@ -50,21 +50,21 @@ func hashPieces(ctx context.Context, s Storage, geom bt.Geometry, o VerifyOption
 		stopped  bool
 		wg       sync.WaitGroup
 	)
-	report := func(i int, sum [bt.HashBytes]byte, err error) bool {
+	report := func(i bt.PieceIndex, want *PieceHash, sums *Sums, err error) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		if stopped || ctx.Err() != nil {
 			return false
 		}
 		reported++
-		stopped = !onPiece(bt.PieceIndex(i), sum, err)
+		stopped = !onPiece(i, want, sums, err)
 		return !stopped
 	}
 	for range min(cmp.Or(o.Workers, runtime.GOMAXPROCS(0)), (n+group-1)/group, total) {
 		wg.Go(func() {
 			buf := blockbuf.GetLarge()
 			defer buf.Release()
-			w := hasher{ctx: ctx, s: s, geom: geom, buf: buf.Bytes(), sha: sha1.New(), pace: &pace}
+			w := hasher{ctx: ctx, s: s, geom: geom, hashes: h, buf: buf.Bytes(), pace: &pace}
 			for {
 				first := int(next.Add(int64(group))) - group
 				if first >= n || !w.wanted(o.Pieces, first, min(first+group, n), report) {
@@ -82,25 +82,20 @@ func hashPieces(ctx context.Context, s Storage, geom bt.Geometry, o VerifyOption
 
 // hasher hashes pieces for one goroutine.
 type hasher struct {
-	ctx  context.Context
-	s    Storage
-	geom bt.Geometry
-	buf  []byte
-	sha  hash.Hash
-	pace *pacer
+	ctx    context.Context
+	s      Storage
+	geom   bt.Geometry
+	hashes Hashes
+	buf    []byte
+	sha    PieceHasher
+	pace   *pacer
 
-	// zeros counts the leading zeros of a piece that have not been hashed. Pieces that are holes of a
-	// sparse file are nothing else, and their hash depends on the length only.
-	zeros    int64
-	begun    bool
-	zeroSums map[int64][bt.HashBytes]byte
+	want PieceHash // what is passed on of the piece in hand
+	sums Sums
 }
 
-// zeroBlock is what leading zeros are compared with.
-var zeroBlock [32 << 10]byte
-
 // wanted hashes and reports the pieces from first to end-1 that are in set; all if it is nil.
-func (w *hasher) wanted(set *bitfield.Set, first, end int, report func(int, [bt.HashBytes]byte, error) bool) bool {
+func (w *hasher) wanted(set *bitfield.Set, first, end int, report pieceFunc) bool {
 	if set == nil {
 		return w.pieces(first, end, report)
 	}
@@ -122,7 +117,7 @@ func (w *hasher) wanted(set *bitfield.Set, first, end int, report func(int, [bt.
 }
 
 // pieces hashes and reports pieces first to end-1, which fit the buffer together or are one.
-func (w *hasher) pieces(first, end int, report func(int, [bt.HashBytes]byte, error) bool) bool {
+func (w *hasher) pieces(first, end int, report pieceFunc) bool {
 	have := 0 // bytes of the buffer read in one go
 	if end-first > 1 {
 		start := w.geom.PieceStart(bt.PieceIndex(first))
@@ -133,21 +128,22 @@ func (w *hasher) pieces(first, end int, report func(int, [bt.HashBytes]byte, err
 		// An error is met again, and then reported, by the piece that it belongs to.
 		have, _ = w.s.ReadAt(w.buf[:size], start)
 	}
-	at := 0
-	for i := first; i < end; i++ {
-		size := int(w.geom.PieceLen(bt.PieceIndex(i)))
-		var sum [bt.HashBytes]byte
+	start := w.geom.PieceStart(bt.PieceIndex(first))
+	for i := bt.PieceIndex(first); i < bt.PieceIndex(end); i++ {
+		at, size := int(w.geom.PieceStart(i)-start), int(w.geom.PieceLen(i))
+		w.want = w.hashes.Piece(i)
+		w.sha.Reset(w.want)
 		var err error
 		if at+size <= have {
-			w.reset()
-			w.write(w.buf[at : at+size])
-			sum = w.sum()
+			w.sha.Write(w.buf[at : at+size]) // never fails
 		} else {
 			// This overwrites the buffer; the pieces behind do not lie within have either.
-			sum, err = w.piece(bt.PieceIndex(i))
+			err = w.piece(i)
 		}
-		at += size
-		if !report(i, sum, err) {
+		if w.sums = (Sums{}); err == nil {
+			w.sums = w.sha.Sums()
+		}
+		if !report(i, &w.want, &w.sums, err) {
 			return false
 		}
 	}
@@ -155,93 +151,38 @@ func (w *hasher) pieces(first, end int, report func(int, [bt.HashBytes]byte, err
 }
 
 // piece reads and hashes piece i.
-func (w *hasher) piece(i bt.PieceIndex) (sum [bt.HashBytes]byte, err error) {
-	w.reset()
+func (w *hasher) piece(i bt.PieceIndex) error {
 	off, left := w.geom.PieceStart(i), int64(w.geom.PieceLen(i))
 	for left > 0 {
 		if err := w.ctx.Err(); err != nil {
-			return sum, err // not reported
+			return err // not reported
 		}
 		p := w.buf[:min(int64(len(w.buf)), left)]
 		if err := w.pace.wait(w.ctx, len(p)); err != nil {
-			return sum, err // not reported
+			return err // not reported
 		}
 		n, err := w.s.ReadAt(p, off)
 		if n < len(p) {
 			if err == nil || err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
-			return sum, err
+			return err
 		}
-		w.write(p)
+		w.sha.Write(p) // never fails
 		off += int64(n)
 		left -= int64(n)
 	}
-	return w.sum(), nil
-}
-
-func (w *hasher) reset() {
-	w.sha.Reset()
-	w.zeros, w.begun = 0, false
-}
-
-func (w *hasher) write(p []byte) {
-	if !w.begun {
-		if allZero(p) {
-			w.zeros += int64(len(p))
-			return
-		}
-		w.hashZeros()
-	}
-	w.sha.Write(p)
-}
-
-// hashZeros hashes the zeros held back.
-func (w *hasher) hashZeros() {
-	for left := w.zeros; left > 0; {
-		n := min(left, int64(len(zeroBlock)))
-		w.sha.Write(zeroBlock[:n])
-		left -= n
-	}
-	w.begun = true
-}
-
-func (w *hasher) sum() (sum [bt.HashBytes]byte) {
-	if w.begun {
-		w.sha.Sum(sum[:0])
-		return sum
-	}
-	if sum, ok := w.zeroSums[w.zeros]; ok {
-		return sum
-	}
-	w.hashZeros()
-	w.sha.Sum(sum[:0])
-	if w.zeroSums == nil {
-		w.zeroSums = make(map[int64][bt.HashBytes]byte, 2) // the common length and the last piece's
-	}
-	w.zeroSums[w.zeros] = sum
-	return sum
-}
-
-func allZero(p []byte) bool {
-	for len(p) > 0 {
-		n := min(len(p), len(zeroBlock))
-		if !bytes.Equal(p[:n], zeroBlock[:n]) {
-			return false
-		}
-		p = p[n:]
-	}
-	return true
+	return nil
 }
 
 // VerifyPieces compares every piece in s with its hash and returns the set of those that are right, each of
-// which s has been told as [Storage.Verified]; complete files have thus been finalised. hashes holds 20
-// bytes for each piece, as "pieces" of BEP 3.
+// which s has been told as [Storage.Verified]; complete files have thus been finalised. A piece whose hash is unknown is
+// not right.
 //
 // progress, if not nil, is called after each piece, from one goroutine at a time. Missing content is a
-// piece that is not there; any other error of s ends the verification, and so does ctx. The set is valid,
+// piece that is not there; any other error of s ends the verification, and so do [ErrInconsistent] and ctx. The set is valid,
 // as far as it goes, with an error too.
-func VerifyPieces(ctx context.Context, s Storage, geom bt.Geometry, hashes []byte, progress func(done, total int)) (*bitfield.Set, error) {
+func VerifyPieces(ctx context.Context, s Storage, geom bt.Geometry, hashes Hashes, progress func(done, total int)) (*bitfield.Set, error) {
 	return Verify(ctx, s, geom, hashes, VerifyOptions{Progress: progress})
 }
 
@@ -261,11 +202,11 @@ type VerifyOptions struct {
 // Verify is [VerifyPieces] with options. It may run while s is being read and written: a piece that is being
 // written meanwhile may be found wrong. Pieces found wrong that s was told of as verified earlier are
 // forgotten, if s can do that as [Files.Forget] does: at its next checkpoint they are no longer claimed.
-func Verify(ctx context.Context, s Storage, geom bt.Geometry, hashes []byte, o VerifyOptions) (*bitfield.Set, error) {
+func Verify(ctx context.Context, s Storage, geom bt.Geometry, hashes Hashes, o VerifyOptions) (*bitfield.Set, error) {
 	n := geom.NumPieces()
 	have := bitfield.New(n)
-	if len(hashes) != n*bt.HashBytes {
-		return have, fmt.Errorf("storage: %d bytes of hashes for %d pieces: want %d", len(hashes), n, n*bt.HashBytes)
+	if err := checkCount(hashes, n); err != nil {
+		return have, err
 	}
 	if o.Pieces != nil && o.Pieces.Len() != n {
 		return have, fmt.Errorf("storage: a set of %d pieces to verify for a torrent of %d", o.Pieces.Len(), n)
@@ -277,12 +218,18 @@ func Verify(ctx context.Context, s Storage, geom bt.Geometry, hashes []byte, o V
 	forgetter, _ := s.(interface{ Forget(bt.PieceIndex) error })
 	done := 0
 	var failed error
-	err := hashPieces(ctx, s, geom, o, func(i bt.PieceIndex, sum [bt.HashBytes]byte, err error) bool {
+	err := hashPieces(ctx, s, geom, hashes, o, func(i bt.PieceIndex, want *PieceHash, sums *Sums, err error) bool {
 		missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF)
+		right := false
+		if err == nil {
+			if right, err = want.Check(sums); err != nil {
+				err = fmt.Errorf("piece %d: %w", i, err)
+			}
+		}
 		switch {
 		case err != nil && !missing:
 			failed = err
-		case err == nil && bytes.Equal(sum[:], hashes[int(i)*bt.HashBytes:(int(i)+1)*bt.HashBytes]):
+		case right:
 			have.Add(int(i))
 			failed = s.Verified(i)
 		case forgetter != nil:
@@ -298,6 +245,14 @@ func Verify(ctx context.Context, s Storage, geom bt.Geometry, hashes []byte, o V
 		return true
 	})
 	return have, errors.Join(failed, err)
+}
+
+// checkCount reports hashes that are not as many as the pieces.
+func checkCount(hashes Hashes, n int) error {
+	if got := hashes.NumPieces(); got != n {
+		return fmt.Errorf("storage: hashes of %d pieces for %d", got, n)
+	}
+	return nil
 }
 
 // pacer bounds a rate over several goroutines. The zero pacer does not.

@@ -45,13 +45,13 @@ func TestHashPieces(t *testing.T) {
 			tor.writeAll(t, m)
 			seen := make([]int, tor.geom.NumPieces())
 			var inside atomic.Int32
-			err := HashPieces(t.Context(), m, tor.geom, func(i bt.PieceIndex, sum [20]byte, err error) bool {
+			err := HashPieces(t.Context(), m, tor.geom, V1Hashes(nil), func(i bt.PieceIndex, sum *Sums, err error) bool {
 				if inside.Add(1) != 1 {
 					t.Error("two calls at once")
 				}
 				defer inside.Add(-1)
 				seen[i]++
-				if err != nil || !bytes.Equal(sum[:], tor.hashes[i*20:i*20+20]) {
+				if err != nil || !bytes.Equal(sum.V1[:], tor.hashes[i*20:i*20+20]) {
 					t.Errorf("piece %d: %x, %v, want %x", i, sum, err, tor.hashes[i*20:i*20+20])
 				}
 				return true
@@ -81,7 +81,7 @@ func fixHashes(tor *torrent) {
 
 func TestHashPiecesOfNothing(t *testing.T) {
 	for _, geom := range []bt.Geometry{{}, {PieceBytes: 16}} {
-		err := HashPieces(t.Context(), NewMemory(geom), geom, func(bt.PieceIndex, [20]byte, error) bool {
+		err := HashPieces(t.Context(), NewMemory(geom), geom, V1Hashes(nil), func(bt.PieceIndex, *Sums, error) bool {
 			t.Error("a piece was reported")
 			return true
 		})
@@ -101,12 +101,12 @@ func TestHashPiecesGoesOnBehindWhatIsMissing(t *testing.T) {
 	s := tor.open(t, dir, Options{})
 	want := []error{nil, nil, fs.ErrNotExist, fs.ErrNotExist, nil, io.ErrUnexpectedEOF, nil, nil}
 	count := 0
-	err := HashPieces(t.Context(), s, tor.geom, func(i bt.PieceIndex, sum [20]byte, err error) bool {
+	err := HashPieces(t.Context(), s, tor.geom, V1Hashes(nil), func(i bt.PieceIndex, sum *Sums, err error) bool {
 		count++
 		if !errors.Is(err, want[i]) {
 			t.Errorf("piece %d: %v, want %v", i, err, want[i])
 		}
-		if (err == nil) != bytes.Equal(sum[:], tor.hashes[i*20:i*20+20]) {
+		if (err == nil) != bytes.Equal(sum.V1[:], tor.hashes[i*20:i*20+20]) {
 			t.Errorf("piece %d: sum %x with %v", i, sum, err)
 		}
 		return true
@@ -122,7 +122,7 @@ func TestHashPiecesStops(t *testing.T) {
 	tor.writeAll(t, m)
 	t.Run("when told", func(t *testing.T) {
 		n := 0
-		err := HashPieces(t.Context(), m, tor.geom, func(bt.PieceIndex, [20]byte, error) bool { n++; return n < 5 })
+		err := HashPieces(t.Context(), m, tor.geom, V1Hashes(nil), func(bt.PieceIndex, *Sums, error) bool { n++; return n < 5 })
 		if err != nil || n != 5 {
 			t.Errorf("%d calls, %v, want 5, nil", n, err)
 		}
@@ -130,7 +130,7 @@ func TestHashPiecesStops(t *testing.T) {
 	t.Run("by context", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
-		err := HashPieces(ctx, m, tor.geom, func(bt.PieceIndex, [20]byte, error) bool {
+		err := HashPieces(ctx, m, tor.geom, V1Hashes(nil), func(bt.PieceIndex, *Sums, error) bool {
 			if n++; n == 5 {
 				cancel()
 			}
@@ -139,7 +139,7 @@ func TestHashPiecesStops(t *testing.T) {
 		if !errors.Is(err, context.Canceled) || n != 5 {
 			t.Errorf("%d calls, %v, want 5 and the context's error", n, err)
 		}
-		if _, err := VerifyPieces(ctx, m, tor.geom, tor.hashes, nil); !errors.Is(err, context.Canceled) {
+		if _, err := VerifyPieces(ctx, m, tor.geom, V1Hashes(tor.hashes), nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("verify: %v, want the context's error", err)
 		}
 	})
@@ -151,7 +151,7 @@ func TestHashPiecesDoneBeforeTheContext(t *testing.T) {
 	tor.writeAll(t, m)
 	ctx, cancel := context.WithCancel(t.Context())
 	n := 0
-	err := HashPieces(ctx, m, tor.geom, func(bt.PieceIndex, [20]byte, error) bool {
+	err := HashPieces(ctx, m, tor.geom, V1Hashes(nil), func(bt.PieceIndex, *Sums, error) bool {
 		if n++; n == tor.geom.NumPieces() {
 			cancel()
 		}
@@ -183,7 +183,7 @@ func TestHashPiecesStopsWithinAPiece(t *testing.T) {
 	tor.writeAll(t, m)
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &cancellingStorage{Storage: m, cancel: cancel}
-	err := HashPieces(ctx, s, tor.geom, func(bt.PieceIndex, [20]byte, error) bool { t.Error("reported"); return true })
+	err := HashPieces(ctx, s, tor.geom, V1Hashes(nil), func(bt.PieceIndex, *Sums, error) bool { t.Error("reported"); return true })
 	if !errors.Is(err, context.Canceled) || s.reads.Load() != 2 {
 		t.Errorf("%v after %d reads, want the context's error after 2", err, s.reads.Load())
 	}
@@ -199,7 +199,7 @@ func TestVerifyPieces(t *testing.T) {
 		t.Fatal(err)
 	}
 	last, calls := 0, 0
-	have, err := VerifyPieces(t.Context(), s, tor.geom, tor.hashes, func(done, total int) {
+	have, err := VerifyPieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), func(done, total int) {
 		calls++
 		if total != 10 || done != last+1 {
 			t.Errorf("progress %d of %d after %d", done, total, last)
@@ -237,7 +237,7 @@ func TestHolesThatAreContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := tor.open(t, dir, Options{})
-	have, err := VerifyPieces(t.Context(), s, tor.geom, tor.hashes, nil)
+	have, err := VerifyPieces(t.Context(), s, tor.geom, V1Hashes(tor.hashes), nil)
 	if err != nil || !have.Full() {
 		t.Errorf("%d of %d pieces, %v", have.Count(), have.Len(), err)
 	}
@@ -247,7 +247,7 @@ func TestHolesThatAreContent(t *testing.T) {
 func TestVerifyPiecesWantsAllHashes(t *testing.T) {
 	tor := newTorrent(t, 10, []string{"a"}, []int64{20})
 	for _, hashes := range [][]byte{nil, tor.hashes[:20], tor.hashes[:39], append(tor.hashes[:40:40], 0)} {
-		if _, err := VerifyPieces(t.Context(), NewMemory(tor.geom), tor.geom, hashes, nil); err == nil {
+		if _, err := VerifyPieces(t.Context(), NewMemory(tor.geom), tor.geom, V1Hashes(hashes), nil); err == nil {
 			t.Errorf("%d bytes of hashes were accepted for 2 pieces", len(hashes))
 		}
 	}
@@ -266,7 +266,7 @@ func TestVerifyingNothingReadsNothing(t *testing.T) {
 	}
 	defer s.Close()
 	s.handles.open = func(*file) (diskFile, error) { t.Error("a file was opened"); return nil, fs.ErrInvalid }
-	have, err := VerifyPieces(t.Context(), s, geom, make([]byte, geom.NumPieces()*20), nil)
+	have, err := VerifyPieces(t.Context(), s, geom, V1Hashes(make([]byte, geom.NumPieces()*20)), nil)
 	if err != nil || have.Count() != 0 {
 		t.Errorf("%d pieces, %v", have.Count(), err)
 	}
@@ -279,7 +279,7 @@ func BenchmarkHashPieces(b *testing.B) {
 	b.SetBytes(tor.geom.TotalBytes)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := HashPieces(b.Context(), s, tor.geom, func(bt.PieceIndex, [20]byte, error) bool { return true }); err != nil {
+		if err := HashPieces(b.Context(), s, tor.geom, V1Hashes(nil), func(bt.PieceIndex, *Sums, error) bool { return true }); err != nil {
 			b.Fatal(err)
 		}
 	}

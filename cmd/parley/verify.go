@@ -66,7 +66,7 @@ func (a *app) verify(ctx context.Context, arg, data string) error {
 		return err
 	}
 	m, onHash := a.ui.hashing("verifying", true)
-	reports, err := storage.Inspect(ctx, dir, files, info.Geometry, info.PieceHashes, onHash)
+	reports, err := storage.Inspect(ctx, dir, files, info.Geometry, storage.HashesOf(mi), onHash)
 	m.end()
 	if err != nil {
 		if ctx.Err() != nil {

@@ -58,14 +58,16 @@ func Parent(left, right *Hash) Hash {
 	return sha256.Sum256(b[:])
 }
 
-// folder takes the hashes of a layer one by one and keeps no more than one for each layer above.
-type folder struct {
+// Folder takes the hashes of a layer one by one and keeps no more than one for each layer above. The zero Folder has none; to begin
+// again, assign it.
+type Folder struct {
 	// stack[l] is a left child, l layers up, that waits for its right one. The bits of n say which there are.
 	stack [maxHeight + 1]Hash
 	n     int64
 }
 
-func (f *folder) add(h *Hash) {
+// Add takes the next hash.
+func (f *Folder) Add(h *Hash) {
 	l := 0
 	top := *h
 	for ; f.n>>l&1 == 1; l++ {
@@ -75,8 +77,9 @@ func (f *folder) add(h *Hash) {
 	f.n++
 }
 
-// sum returns the hash that lies up layers above those added, which stand in the given layer; beyond them is padding.
-func (f *folder) sum(layer, up int) Hash {
+// Sum returns the hash that lies up layers above those added, which stand in the given layer; beyond them is padding. It panics if more than
+// 1<<up were added.
+func (f *Folder) Sum(layer, up int) Hash {
 	if f.n > 1<<up {
 		panic(fmt.Sprintf("merkle: %d hashes below a node that has %d", f.n, 1<<up))
 	}
@@ -101,11 +104,11 @@ func (f *folder) sum(layer, up int) Hash {
 // Fold returns the hash that lies up layers above hashes, which are the first of its 1<<up descendants in the given layer; those that are not
 // given are padding. There must not be more.
 func Fold(hashes []byte, layer, up int) Hash {
-	var f folder
+	var f Folder
 	for ; len(hashes) >= HashBytes; hashes = hashes[HashBytes:] {
-		f.add((*Hash)(hashes))
+		f.Add((*Hash)(hashes))
 	}
-	return f.sum(layer, up)
+	return f.Sum(layer, up)
 }
 
 // Climb returns the hash that one leads to: h is node number index of its layer, and uncles are the siblings of it and its ancestors from there
@@ -174,14 +177,14 @@ func (s Shape) PieceLeaves(i int64) int {
 
 // HashPiece returns the hash of one piece's data, which is all of it. It allocates nothing.
 func (s Shape) HashPiece(data []byte) Hash {
-	var f folder
+	var f Folder
 	for len(data) > 0 {
 		n := min(len(data), bt.BlockBytes)
 		h := Leaf(data[:n])
-		f.add(&h)
+		f.Add(&h)
 		data = data[n:]
 	}
-	return f.sum(0, s.PieceLayer())
+	return f.Sum(0, s.PieceLayer())
 }
 
 // Root returns the root over the whole piece layer, which has [Shape.NumPieces] hashes.

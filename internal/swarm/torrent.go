@@ -414,7 +414,7 @@ func (t *Torrent) gotInfo(info *metainfo.Info) {
 			if t.cfg.Complete {
 				have.Fill()
 			} else {
-				have, err = storage.ResumePieces(t.ctx, store, info.Geometry, info.PieceHashes, t.cfg.OnVerify)
+				have, err = storage.ResumePieces(t.ctx, store, info.Geometry, storage.V1Hashes(info.PieceHashes), t.cfg.OnVerify)
 			}
 		}
 		f := func() { t.verified(store, have, err) }
