@@ -2,6 +2,8 @@
 """A libtorrent peer that is driven over its standard streams.
 
     lt_peer.py seed|leech TORRENT DIR [--set name=value ...]
+    lt_peer.py verify TORRENT DIR            compares the content with its hashes, on two threads: "VERIFIED SECONDS CPU_SECONDS"
+    lt_peer.py first_s|start_s FOLDER DIR    seeds every .torrent of FOLDER: "SEEDING N"; with start_s nothing is hashed
 
 It prints "READY HOST:PORT" when it listens (a seeder: when it has verified its data). A leecher then waits for a line
 "go HOST:PORT", adds the torrent with that peer, and prints "DONE SECONDS" when everything is verified. A line "gc" returns free
@@ -9,6 +11,7 @@ memory to the system and is answered with "GC". It ends when its standard input 
 """
 import argparse
 import ctypes
+import glob
 import os
 import resource
 import sys
@@ -18,7 +21,7 @@ import time
 import libtorrent as lt
 
 ap = argparse.ArgumentParser()
-ap.add_argument('mode', choices=['seed', 'leech'])
+ap.add_argument('mode', choices=['seed', 'leech', 'verify', 'first_s', 'start_s'])
 ap.add_argument('torrent')
 ap.add_argument('dir')
 ap.add_argument('--set', action='append', default=[])
@@ -38,6 +41,8 @@ settings = {
 for kv in a.set:
     k, v = kv.split('=', 1)
     settings[k] = (v == 'true') if v in ('true', 'false') else int(v) if v.lstrip('-').isdigit() else v
+if a.mode in ('verify', 'first_s', 'start_s'):
+    settings['hashing_threads'] = 2
 session = lt.session(settings)
 
 
@@ -45,9 +50,11 @@ def say(*words):
     print(*words, flush=True)
 
 
-def add():
+def add(torrent=a.torrent, seed_mode=False):
     params = lt.add_torrent_params()
-    params.ti = lt.torrent_info(a.torrent)
+    params.ti = lt.torrent_info(torrent)
+    if seed_mode:
+        params.flags |= lt.torrent_flags.seed_mode
     params.save_path = a.dir
     params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
     params.max_connections = 20000
@@ -73,7 +80,23 @@ def leech(peer):
     say('DONE %.3f' % (time.monotonic() - start))
 
 
-if a.mode == 'seed':
+if a.mode == 'verify':
+    start, cpu = time.monotonic(), time.process_time()
+    add()
+    until(lt.torrent_finished_alert)
+    say('VERIFIED %.6f %.6f' % (time.monotonic() - start, time.process_time() - cpu))
+    sys.stdin.read()
+    os._exit(0)
+elif a.mode in ('first_s', 'start_s'):
+    paths = sorted(glob.glob(os.path.join(a.torrent, '*.torrent')))
+    waiting = [add(path, a.mode == 'start_s') for path in paths]
+    while waiting:
+        waiting = [h for h in waiting if not h.status().is_seeding]
+        time.sleep(0.01)
+    say('SEEDING', len(paths))
+    sys.stdin.read()
+    os._exit(0)
+elif a.mode == 'seed':
     handle = add()
     while not handle.status().is_seeding:
         time.sleep(0.02)

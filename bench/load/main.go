@@ -3,6 +3,7 @@
 //
 //	load idle -addr HOST:PORT -infohash HEX -n 5000 -pieces 1024
 //	load hs   -addr HOST:PORT -infohash HEX -n 20000
+//	load hot  -addr HOST:PORT -infohash HEX -n 200 -parallel 200 -bytes 16777216 -piece-bytes 262144
 //
 // Both speak plaintext hellos (BEP 3) with the extension protocol bit (BEP 10) from distinct addresses in 127/8, print READY, and end
 // when standard input does. Each line "go" on standard input is answered once:
@@ -11,6 +12,8 @@
 //     has received the other's hello and something behind it. Then they are silent but for a keep-alive each minute. A line "alive" is answered
 //     with "ALIVE n", the number of connections still open.
 //   - hs connects, exchanges hellos and closes, n times, several at once, and answers "DONE n seconds cpu_seconds".
+//   - hot fetches the whole content n times at once, each peer in an order of its own, throws it away, and answers "DONE n first last", the
+//     seconds until the first and the last peer had everything.
 //
 // "ERR text" reports what went wrong.
 package main
@@ -40,12 +43,13 @@ func main() {
 }
 
 type load struct {
-	target   *net.TCPAddr
-	infoHash []byte
-	n        int
-	parallel int
-	pieces   int
-	hellos   int // sent so far, which numbers the peers
+	target            *net.TCPAddr
+	infoHash          []byte
+	n                 int
+	parallel          int
+	pieces            int
+	bytes, pieceBytes int64
+	hellos            int // sent so far, which numbers the peers
 
 	mu    sync.Mutex
 	conns []*net.TCPConn
@@ -53,8 +57,8 @@ type load struct {
 }
 
 func run(args []string, in io.Reader) error {
-	if len(args) == 0 || args[0] != "idle" && args[0] != "hs" {
-		return fmt.Errorf("want idle or hs as the first argument")
+	if len(args) == 0 || args[0] != "idle" && args[0] != "hs" && args[0] != "hot" {
+		return fmt.Errorf("want idle, hs or hot as the first argument")
 	}
 	mode := args[0]
 	fs := flag.NewFlagSet(mode, flag.ContinueOnError)
@@ -64,8 +68,13 @@ func run(args []string, in io.Reader) error {
 	fs.IntVar(&l.n, "n", 1000, "connections")
 	fs.IntVar(&l.parallel, "parallel", 8, "connections being set up at once")
 	fs.IntVar(&l.pieces, "pieces", 1024, "pieces of the torrent, for the bitfield of idle peers")
+	fs.Int64Var(&l.bytes, "bytes", 0, "length of the torrent, for hot")
+	fs.Int64Var(&l.pieceBytes, "piece-bytes", 256<<10, "length of a piece, for hot")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
+	}
+	if mode == "hot" && (l.bytes < 1 || l.pieceBytes < block || l.pieceBytes%block != 0) {
+		return fmt.Errorf("-bytes %d -piece-bytes %d: want at least one byte, and pieces of whole blocks", l.bytes, l.pieceBytes)
 	}
 	var err error
 	if l.target, err = net.ResolveTCPAddr("tcp4", *addr); err != nil {
@@ -83,6 +92,10 @@ func run(args []string, in io.Reader) error {
 		switch {
 		case lines.Text() == "go" && mode == "idle":
 			if err := l.idle(); err != nil {
+				return err
+			}
+		case lines.Text() == "go" && mode == "hot":
+			if err := l.hot(); err != nil {
 				return err
 			}
 		case lines.Text() == "go":

@@ -5,6 +5,9 @@
 //	peer leech -torrent FILE -dir DIR            downloads into DIR
 //	peer recv  -torrent FILE -n N -size BYTES    receives N messages
 //	peer send  -torrent FILE -n N -size BYTES    sends N messages, one Send call each
+//	peer verify -torrent FILE -dir DIR           compares DIR/NAME with its hashes: "VERIFIED SECONDS CPU_SECONDS"
+//	peer hash  -torrent FILE                     hashes as much memory on all cores, and says the same
+//	peer many  -dir DIR -state DIR               seeds every .torrent of DIR, whose content lies there too: "SEEDING N"
 //
 // It prints "READY HOST:PORT" when it listens (a seeder: when its data is verified). leech and send then wait for a line "go HOST:PORT" and
 // dial that peer. leech prints "DONE SECONDS" when every piece is in place; recv prints "RECV SECONDS CPU_SECONDS", from its first message to
@@ -16,6 +19,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
+	"crypto/sha1"
 	"encoding/binary"
 	"errors"
 	"flag"
@@ -25,13 +30,17 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/parley-bt/parley"
 	"github.com/parley-bt/parley/bench/internal/usage"
+	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/metainfo"
 )
 
@@ -65,9 +74,10 @@ func run(args []string, in io.Reader) (err error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	modes := map[string]func(*peer, context.Context, <-chan netip.AddrPort) error{
-		"seed": (*peer).seed, "leech": (*peer).leech, "recv": (*peer).receive, "send": (*peer).send}
+		"seed": (*peer).seed, "leech": (*peer).leech, "recv": (*peer).receive, "send": (*peer).send,
+		"verify": (*peer).verify, "hash": (*peer).hash, "many": (*peer).many}
 	if len(args) == 0 || modes[args[0]] == nil {
-		return errors.New("want seed, leech, recv or send as the first argument")
+		return errors.New("want seed, leech, recv, send, verify, hash or many as the first argument")
 	}
 	p := &peer{options: options{mode: args[0]}}
 	fs := flag.NewFlagSet(p.mode, flag.ContinueOnError)
@@ -79,16 +89,20 @@ func run(args []string, in io.Reader) (err error) {
 	fs.StringVar(&p.heap, "memprofile", "", "write a heap profile to `FILE` at each line \"gc\"")
 	listen := fs.String("listen", "127.0.0.1:0", "`ADDR` to listen on")
 	maxPeers := fs.Int("max-peers", 20000, "connected peers at most")
+	state := fs.String("state", "", "remember in `DIR` what was verified")
+	slots := fs.Int("upload-slots", 0, "peers served at once; 0 is the default")
 	verbose := fs.Bool("v", false, "log everything to standard error")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
-	cfg := parley.Config{ListenAddr: *listen, MaxPeers: *maxPeers}
+	cfg := parley.Config{ListenAddr: *listen, MaxPeers: *maxPeers, StateDir: *state, UploadSlots: *slots}
 	if *verbose {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	if p.mi, err = parley.LoadTorrent(p.torrent); err != nil {
-		return err
+	if p.mode != "many" {
+		if p.mi, err = parley.LoadTorrent(p.torrent); err != nil {
+			return err
+		}
 	}
 	if p.client, err = parley.NewClient(cfg); err != nil {
 		return err
@@ -206,6 +220,84 @@ func (p *peer) leech(ctx context.Context, dial <-chan netip.AddrPort) error {
 		return err
 	}
 	fmt.Printf("DONE %.3f\n", time.Since(start).Seconds())
+	return stop()
+}
+
+// verify compares the content with its hashes, as a seeder does when it starts.
+func (p *peer) verify(ctx context.Context, _ <-chan netip.AddrPort) error {
+	stop, err := p.startProfile()
+	if err != nil {
+		return err
+	}
+	m := startMeter()
+	t, err := p.client.SeedTorrent(ctx, p.mi, filepath.Join(p.dir, p.mi.Info.Name), parley.TorrentOptions{})
+	if err != nil {
+		return err
+	}
+	if err := t.WaitComplete(ctx); err != nil {
+		return err
+	}
+	m.report("VERIFIED")
+	return stop()
+}
+
+// hash hashes as many pieces as the torrent has, each in its length, on all cores and in a buffer that stays in the cache.
+func (p *peer) hash(_ context.Context, _ <-chan netip.AddrPort) error {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	g := p.mi.Info.Geometry
+	m := startMeter()
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			buf := make([]byte, 128<<10)
+			rand.Read(buf)
+			for {
+				i := next.Add(1) - 1
+				if i >= int64(g.NumPieces()) {
+					return
+				}
+				h := sha1.New()
+				for left := int(g.PieceLen(bt.PieceIndex(i))); left > 0; left -= len(buf) {
+					h.Write(buf[:min(left, len(buf))])
+				}
+				h.Sum(nil)
+			}
+		})
+	}
+	wg.Wait()
+	m.report("VERIFIED")
+	return nil
+}
+
+// many seeds every torrent of a folder.
+func (p *peer) many(ctx context.Context, _ <-chan netip.AddrPort) error {
+	stop, err := p.startProfile()
+	if err != nil {
+		return err
+	}
+	list, err := filepath.Glob(filepath.Join(p.dir, "*.torrent"))
+	if err != nil {
+		return err
+	}
+	var all []*parley.Torrent
+	for _, path := range list {
+		mi, err := parley.LoadTorrent(path)
+		if err != nil {
+			return err
+		}
+		t, err := p.client.SeedTorrent(ctx, mi, filepath.Join(p.dir, mi.Info.Name), parley.TorrentOptions{})
+		if err != nil {
+			return err
+		}
+		all = append(all, t)
+	}
+	for _, t := range all {
+		if err := t.WaitComplete(ctx); err != nil {
+			return err
+		}
+	}
+	fmt.Println("SEEDING", len(all))
+	<-ctx.Done()
 	return stop()
 }
 

@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -54,6 +55,10 @@ type bench struct {
 	msgScale  float64
 	idlePeers int
 	hellos    int
+	verifyMiB int64
+	torrents  int
+	hotPeers  int
+	manyDir   string // the torrents of benchmark many, once made
 
 	results Results
 }
@@ -66,6 +71,7 @@ const (
 	implParley     impl = "parley"
 	implLibtorrent impl = "libtorrent"
 	implAria2      impl = "aria2"
+	implHash       impl = "hash alone" // SHA-1 over memory on all cores: what verification could reach
 )
 
 // runnable is one benchmark: its table and how one implementation is measured once in one case.
@@ -78,14 +84,17 @@ type runnable struct {
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	b := &bench{out: out}
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
-	what := fs.String("what", "bulk,msgs,idle,hs", "benchmarks to run: bulk, msgs, idle, hs")
-	only := fs.String("impl", "parley,libtorrent,aria2", "implementations to run")
+	what := fs.String("what", "bulk,msgs,idle,hs,verify,many,hot", "benchmarks to run")
+	only := fs.String("impl", "parley,libtorrent,aria2,hash alone", "implementations to run")
 	fs.IntVar(&b.runs, "runs", 5, "measurements per implementation and case")
 	fs.Int64Var(&b.totalMiB, "mib", 1024, "bulk: size of the file in `MiB`")
-	pieces := fs.String("pieces", "1M", "bulk: piece `sizes`, such as 256K,1M,4M")
+	pieces := fs.String("pieces", "256K,1M,4M", "bulk: piece `sizes`")
 	fs.Float64Var(&b.msgScale, "msg-scale", 1, "msgs: `factor` on the number of messages")
 	fs.IntVar(&b.idlePeers, "idle-peers", 5000, "idle: connections")
 	fs.IntVar(&b.hellos, "hellos", 20000, "hs: handshakes per measurement")
+	fs.Int64Var(&b.verifyMiB, "verify-mib", 4096, "verify: size of the file in `MiB`")
+	fs.IntVar(&b.torrents, "torrents", 2000, "many: torrents in one process")
+	fs.IntVar(&b.hotPeers, "hot-peers", 200, "hot: peers that download at once")
 	fs.StringVar(&b.profile, "profile", "", "write profiles of parley's processes into `DIR`")
 	write := fs.Bool("write", false, "render the tables into docs/benchmarks.md")
 	strict := fs.Bool("strict", false, "fail if a bar is not met")
@@ -94,7 +103,8 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if fs.NArg() > 0 || b.runs < 1 || b.totalMiB < 1 || b.msgScale <= 0 || b.idlePeers < 1 || b.hellos < 1 {
+	if fs.NArg() > 0 || b.runs < 1 || b.totalMiB < 1 || b.msgScale <= 0 || b.idlePeers < 1 || b.hellos < 1 ||
+		b.verifyMiB < 1 || b.torrents < 1 || b.hotPeers < 1 {
 		return errors.New("numbers are at least 1, and there are no arguments but flags; see -h")
 	}
 	for s := range strings.SplitSeq(*pieces, ",") {
@@ -133,11 +143,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		}
 	}
 
-	all := map[string]func() runnable{"bulk": b.bulk, "msgs": b.msgs, "idle": b.idle, "hs": b.hs}
+	all := map[string]func() runnable{"bulk": b.bulk, "msgs": b.msgs, "idle": b.idle, "hs": b.hs, "verify": b.verify, "many": b.many, "hot": b.hot}
 	var chosen []runnable
 	for name := range strings.SplitSeq(*what, ",") {
 		if all[name] == nil {
-			return fmt.Errorf("-what %q: want some of bulk, msgs, idle, hs", name)
+			return fmt.Errorf("-what %q: want some of %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
 		}
 		chosen = append(chosen, all[name]())
 	}
@@ -265,8 +275,9 @@ func (b *bench) setUp(ctx context.Context, wanted []string) error {
 			err = exec.CommandContext(ctx, python, "-c", "import libtorrent").Run()
 		case implAria2:
 			_, err = exec.LookPath("aria2c")
+		case implHash: // our program does it
 		default:
-			return fmt.Errorf("-impl %q: want some of parley, libtorrent, aria2", w)
+			return fmt.Errorf("-impl %q: want some of parley, libtorrent, aria2, hash alone", w)
 		}
 		if err != nil {
 			fmt.Fprintf(b.out, "leaving out %s: %v (install python3-libtorrent, aria2)\n", im, err)

@@ -20,7 +20,7 @@ func (b *bench) msgs() runnable {
 				{Key: "send_us", Title: "of it the sender", Format: "%.2f"},
 				{Key: "recv_us", Title: "the receiver", Format: "%.2f"},
 			},
-			Bar: &Bar{Key: "msgs_s", Against: string(implLibtorrent), AtLeast: 0.8, Case: "64 B"},
+			Bars: []Bar{{Key: "msgs_s", Against: string(implLibtorrent), AtLeast: 0.8, Case: "64 B"}},
 		},
 		impls: []impl{implParley, implLibtorrent},
 	}

@@ -44,7 +44,7 @@ type table struct {
 	Title   string
 	Cases   []string
 	Metrics []Metric
-	Bar     *Bar
+	Bars    []Bar
 }
 
 // Metric is one column. Ratio adds a column that divides our median by that of each other implementation.
@@ -98,7 +98,7 @@ func (s spread) format(verb string) string {
 
 // implsIn returns the implementations of samples in the order of our tables.
 func implsIn(samples []Sample) []string {
-	return slices.DeleteFunc([]string{string(implParley), string(implLibtorrent), string(implAria2)}, func(im string) bool {
+	return slices.DeleteFunc([]string{string(implParley), string(implLibtorrent), string(implAria2), string(implHash)}, func(im string) bool {
 		return !slices.ContainsFunc(samples, func(s Sample) bool { return s.Impl == im })
 	})
 }
@@ -134,43 +134,51 @@ func (t table) rows(samples []Sample) [][]string {
 	return rows
 }
 
-// verdicts judges the samples by the table's bar: one sentence per case, and whether all are met. What cannot be judged is not met.
+// verdicts judges the samples by the table's bars: one sentence per bar and case, and whether all are met. What cannot be judged is not met.
 func (t table) verdicts(samples []Sample) (text []string, met bool) {
 	met = true
-	for _, c := range t.Cases {
-		if t.Bar == nil || t.Bar.Case != "" && t.Bar.Case != c {
-			continue
+	for _, bar := range t.Bars {
+		for _, c := range t.Cases {
+			if bar.Case != "" && bar.Case != c {
+				continue
+			}
+			sentence, ok := t.judge(bar, c, samples)
+			text = append(text, sentence)
+			met = met && ok
 		}
-		word, limit := "at least", t.Bar.AtLeast
-		if limit == 0 {
-			word, limit = "at most", t.Bar.AtMost
-		}
-		i := slices.IndexFunc(t.Metrics, func(m Metric) bool { return m.Key == t.Bar.Key })
-		bar := fmt.Sprintf("bar, %s: %s %s %.4g", c, t.Metrics[i].Title, word, limit)
-		if t.Bar.Against != "" {
-			bar += " × " + t.Bar.Against
-		}
-		ours := spreadOf(samples, c, string(implParley), t.Bar.Key)
-		value := ours.median
-		judged := ours.n > 0
-		if t.Bar.Against != "" {
-			theirs := spreadOf(samples, c, t.Bar.Against, t.Bar.Key)
-			judged = judged && theirs.n > 0 && theirs.median != 0
-			value /= theirs.median
-		}
-		ok := judged && (word == "at least" && value >= limit || word == "at most" && value <= limit)
-		switch {
-		case !judged:
-			bar += ": not measured"
-		case ok:
-			bar += fmt.Sprintf(": %.3f, met", value)
-		default:
-			bar += fmt.Sprintf(": %.3f, NOT met", value)
-		}
-		text = append(text, bar)
-		met = met && ok
 	}
 	return text, met
+}
+
+// judge judges one case by one bar.
+func (t table) judge(bar Bar, c string, samples []Sample) (sentence string, met bool) {
+	word, limit := "at least", bar.AtLeast
+	if limit == 0 {
+		word, limit = "at most", bar.AtMost
+	}
+	i := slices.IndexFunc(t.Metrics, func(m Metric) bool { return m.Key == bar.Key })
+	sentence = fmt.Sprintf("bar, %s: %s %s %.4g", c, t.Metrics[i].Title, word, limit)
+	if bar.Against != "" {
+		sentence += " × " + bar.Against
+	}
+	ours := spreadOf(samples, c, string(implParley), bar.Key)
+	value := ours.median
+	judged := ours.n > 0
+	if bar.Against != "" {
+		theirs := spreadOf(samples, c, bar.Against, bar.Key)
+		judged = judged && theirs.n > 0 && theirs.median != 0
+		value /= theirs.median
+	}
+	met = judged && (word == "at least" && value >= limit || word == "at most" && value <= limit)
+	switch {
+	case !judged:
+		sentence += ": not measured"
+	case met:
+		sentence += fmt.Sprintf(": %.3f, met", value)
+	default:
+		sentence += fmt.Sprintf(": %.3f, NOT met", value)
+	}
+	return sentence, met
 }
 
 // line is one sample for the eye.

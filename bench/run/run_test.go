@@ -63,7 +63,7 @@ func TestVerdicts(t *testing.T) {
 		{"only theirs, ratio", most, samplesOf(implLibtorrent, 7), false, "not measured"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			tb := table{Cases: []string{"c"}, Metrics: []Metric{{Key: "k", Title: "K", Format: "%.0f", Ratio: true}}, Bar: &tt.bar}
+			tb := table{Cases: []string{"c"}, Metrics: []Metric{{Key: "k", Title: "K", Format: "%.0f", Ratio: true}}, Bars: []Bar{tt.bar}}
 			text, met := tb.verdicts(tt.samples)
 			if met != tt.met || len(text) != 1 || !strings.Contains(text[0], tt.want) {
 				t.Errorf("got %v, %q; want %v and %q", met, text, tt.met, tt.want)
