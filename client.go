@@ -38,6 +38,8 @@ type Client struct {
 	group  sync.WaitGroup // the listener and the timers
 	hellos *slots         // incoming connections in their hello
 
+	discovery *discoverer // how torrents find peers
+
 	mu       sync.Mutex
 	torrents map[bt.InfoHash]*Torrent
 	greeting map[*peerconn.Conn]struct{} // incoming connections without a torrent
@@ -75,6 +77,7 @@ func NewClient(cfg Config) (*Client, error) {
 		c.group.Go(c.listen)
 	}
 	c.group.Go(func() { timers.Run(c.stop) })
+	c.discovery = newDiscoverer(c)
 	return c, nil
 }
 
@@ -160,6 +163,9 @@ func (h host) Refused(pc *peerconn.Conn, err error) {
 
 // add starts a torrent.
 func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, cfg *swarm.Config)) (*Torrent, error) {
+	if err := checkTrackers(o.Trackers); err != nil {
+		return nil, err
+	}
 	t := newTorrent(c, ih, o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -179,9 +185,11 @@ func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, 
 		cfg.Open = o.Storage
 	}
 	prepare(t, &cfg)
+	t.find = c.discovery.newFinder(t)
 	t.sw = swarm.Start(cfg)
 	close(t.started)
 	c.torrents[ih] = t
+	t.find.start()
 	t.sw.AddPeers(o.Peers...)
 	return t, nil
 }
@@ -248,7 +256,7 @@ func (c *Client) Torrents() iter.Seq[*Torrent] {
 }
 
 // Close leaves all swarms, closes every connection in good order within a second, and waits until nothing of the client runs, for handlers of messages no
-// longer than a second. It can be called more than once.
+// longer than a second. Trackers are told, as far as they listen within that second. It can be called more than once.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	already := c.closed
@@ -258,6 +266,7 @@ func (c *Client) Close() error {
 		greeting = append(greeting, pc)
 	}
 	c.mu.Unlock()
+	begin := time.Now()
 	if !already {
 		close(c.stop)
 		if c.ln != nil {
@@ -280,6 +289,7 @@ func (c *Client) Close() error {
 		})
 	}
 	wg.Wait()
+	errs = append(errs, c.discovery.close(begin))
 	c.group.Wait()
 	c.conns.Wait()
 	if !already {

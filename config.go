@@ -4,6 +4,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/parley-bt/parley/internal/discovery"
+	"github.com/parley-bt/parley/tracker"
 )
 
 // Config configures a [Client]. The zero value is usable; every field says what its zero means.
@@ -28,6 +31,16 @@ type Config struct {
 	// or a peer on the internet cannot send this program to this machine or to a private network. Addresses given to [Torrent.AddPeers] and in TorrentOptions are
 	// the user's word, and need no leave.
 	AllowNetworks []netip.Prefix
+
+	// NoTrackers keeps torrents from being announced to any tracker, those of TorrentOptions.Trackers included.
+	NoTrackers bool
+	// DHT finds peers of torrents that are not private in a distributed hash table, and announces them there; nil: it is not used. The client does not close it. See package dht.
+	DHT DHT
+	// LocalDiscovery announces torrents that are not private by multicast on the local networks, and dials those that do likewise (BEP 14). Everybody on these networks can
+	// read which torrents they are. Without a network that can do it a warning is logged. It needs a listener.
+	LocalDiscovery bool
+	localEndpoints []discovery.Endpoint // for tests; nil: those of this machine's networks
+	trackers       tracker.Config       // for tests: how trackers are resolved and dialled
 
 	// MaxPeers is the largest number of connected peers per torrent; 0 means 200.
 	MaxPeers int

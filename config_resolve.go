@@ -1,6 +1,7 @@
 package parley
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -60,6 +61,9 @@ func (cfg Config) resolved() (Config, error) {
 	}
 	if cfg.HandlerTimeout < 0 {
 		return cfg, fmt.Errorf("config: HandlerTimeout is %v, want more than 0", cfg.HandlerTimeout)
+	}
+	if cfg.LocalDiscovery && cfg.NoListen {
+		return cfg, errors.New("config: LocalDiscovery with NoListen: want a listener that others can be told of")
 	}
 	if len(cfg.ClientName) > 128 {
 		return cfg, fmt.Errorf("config: ClientName has %d bytes, want at most 128", len(cfg.ClientName))

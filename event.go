@@ -27,12 +27,13 @@ const (
 	EventError                                 // Err: the torrent has stopped
 	EventMissed                                // Missed: how many events this consumer lost before this one
 	EventClosed                                // the torrent has been closed; the last event
+	EventTracker                               // Tracker, Err: what came of an announce; it will be tried again at Tracker.Next
 )
 
 // String returns the kind's name in lower case with underscores, as in JSON output.
 func (k EventKind) String() string {
 	names := [...]string{"unknown", "peer_connected", "peer_types", "peer_disconnected", "dial_failed", "metadata", "verified",
-		"progress", "complete", "error", "missed", "closed"}
+		"progress", "complete", "error", "missed", "closed", "tracker"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -41,13 +42,14 @@ func (k EventKind) String() string {
 
 // Event is something that happened to a torrent.
 type Event struct {
-	Kind   EventKind
-	Time   time.Time
-	Peer   Peer
-	Addr   netip.AddrPort
-	Stats  Stats
-	Err    error
-	Missed int
+	Kind    EventKind
+	Time    time.Time
+	Peer    Peer
+	Addr    netip.AddrPort
+	Stats   Stats
+	Err     error
+	Missed  int
+	Tracker TrackerStatus
 }
 
 // maxWaiting is how many events may wait for a slow consumer.
@@ -149,12 +151,13 @@ func (t *Torrent) notify(e swarm.Event) {
 	if e.Peer != nil {
 		out.Peer = peerOf(e.Peer)
 	}
+	t.find.event(e)
 	t.subs.publish(out)
 }
 
 // Events yields what happens to the torrent from the call on, until the context ends or the torrent is closed (after [EventClosed]). A consumer that
 // is slow finds progress events merged and, past 1,024 waiting ones, an [EventMissed] that says how many were lost; messages are never among
-// them (see [Type.Messages]). What holds at the time of the call is reported first: that existing data was verified, that the torrent is complete, who is
+// them (see [Type.Messages]). What holds at the time of the call is reported first: that existing data was verified, that the torrent is complete, what trackers said last, who is
 // connected.
 func (t *Torrent) Events(ctx context.Context) iter.Seq[Event] {
 	x := &subscriber{wake: make(chan struct{}, 1)}
@@ -165,6 +168,11 @@ func (t *Torrent) Events(ctx context.Context) iter.Seq[Event] {
 		}
 		if stats.State == StateSeeding {
 			x.waiting = append(x.waiting, Event{Kind: EventComplete, Time: time.Now(), Stats: stats})
+		}
+		for _, s := range t.Trackers() {
+			if !s.Last.IsZero() {
+				x.waiting = append(x.waiting, Event{Kind: EventTracker, Time: s.Last, Tracker: s, Err: s.Err})
+			}
 		}
 		for p := range peers {
 			for _, k := range []EventKind{EventPeerConnected, EventPeerTypes} {

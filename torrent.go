@@ -27,6 +27,9 @@ type TorrentOptions struct {
 	Storage func(info *metainfo.Info) (storage.Storage, error)
 	// Peers are addresses to dial, and to dial again when they are lost.
 	Peers []netip.AddrPort
+	// Trackers are tiers of trackers to announce to beside those of the torrent: in each tier the first that answers (BEP 12), but every tier. They are the user's word, so they
+	// may be anywhere, on this machine too, while those of a torrent or magnet link may not be more local than the internet, see Config.AllowNetworks.
+	Trackers [][]string
 	// NoDownload takes part in the swarm without downloading or storing any piece: to exchange messages only.
 	NoDownload bool
 	// OnSkip, if set, is told by Share what below the path is not shared, since it is no regular file.
@@ -42,6 +45,7 @@ type Torrent struct {
 	o       TorrentOptions
 	hub     *messaging.Hub
 	sw      *swarm.Torrent
+	find    *finder
 	started chan struct{} // sw is set
 	magnet  metainfo.Magnet
 	mi      atomic.Pointer[metainfo.MetaInfo]
@@ -183,9 +187,10 @@ func (t *Torrent) Peers() iter.Seq[Peer] {
 }
 
 // Close leaves the swarm, closes the peers' connections in good order, and waits until nothing of the torrent runs any more: for handlers of messages no longer than
-// a second, since one of them may be the caller.
+// a second, since one of them may be the caller. Trackers are told in the background.
 func (t *Torrent) Close() error {
 	t.closeOnce.Do(func() {
+		t.find.stop()
 		t.hub.Close()
 		t.sw.Close()
 		c := t.client

@@ -35,9 +35,9 @@ type AnnouncerConfig struct {
 	Tiers [][]URL
 	// Report returns what to tell a tracker now. It is called on the announcer's goroutines, before each announce.
 	Report func() Progress
-	// Peers takes the peers of a reply, which are its to keep; by says how local the tracker is that named them. It is
-	// called on the announcer's goroutine, and announces wait for its return.
-	Peers func(peers []netip.AddrPort, by Origin)
+	// Peers takes the peers of a reply, which are its to keep; from is the tracker, as in [Status.Tracker], and by says how local it is.
+	// It is called on the announcer's goroutine, and announces wait for its return.
+	Peers func(peers []netip.AddrPort, from string, by Origin)
 	// Changed, if not nil, is called after each announce with the tracker's new status, on the announcer's goroutine.
 	Changed func(Status)
 	// StopTimeout bounds the last announces; 0 means [DefaultStopTimeout].
@@ -87,12 +87,13 @@ func NewAnnouncer(cfg AnnouncerConfig) *Announcer {
 	}
 	a := &Announcer{cfg: cfg, key: newTransaction(), wake: make(chan struct{}, 1), tiers: NewTiers(cfg.Tiers, cfg.Rand)}
 	for _, tr := range a.tiers.all {
-		a.status = append(a.status, Status{Tracker: displayRaw(tr.url.URL), URL: tr.url.URL, InfoHash: cfg.InfoHash, Seeders: -1, Leechers: -1})
+		a.status = append(a.status, Status{Tracker: DisplayRaw(tr.url.URL), URL: tr.url.URL, InfoHash: cfg.InfoHash, Seeders: -1, Leechers: -1})
 	}
 	return a
 }
 
-func displayRaw(raw string) string {
+// DisplayRaw is [Display] for what may not be a URL.
+func DisplayRaw(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" {
 		return "(not a URL)"
@@ -157,7 +158,7 @@ func (a *Announcer) announce(ctx context.Context, task Task) {
 		a.cfg.Changed(status)
 	}
 	if err == nil && len(r.Peers) > 0 {
-		a.cfg.Peers(r.Peers, netpolicy.ClassOf(r.From))
+		a.cfg.Peers(r.Peers, status.Tracker, netpolicy.ClassOf(r.From))
 	}
 }
 

@@ -133,7 +133,7 @@ func TestAnnouncerLife(t *testing.T) {
 			Tiers:   [][]URL{{{URL: "http://192.0.2.1/key/announce"}}, {{URL: "http://192.0.2.2/announce"}}, {{URL: "gopher://x"}}},
 			Report:  func() Progress { return Progress{Port: 6881, Left: left.Load()} },
 			Changed: func(Status) { changed++ },
-			Peers: func(peers []netip.AddrPort, by Origin) {
+			Peers: func(peers []netip.AddrPort, _ string, by Origin) {
 				if by != netpolicy.Global {
 					t.Errorf("peers named by %v", by)
 				}
