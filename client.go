@@ -37,6 +37,8 @@ type Client struct {
 	conns  sync.WaitGroup // goroutines of connections
 	group  sync.WaitGroup // the listener and the timers
 	hellos *slots         // incoming connections in their hello
+	byHost *hostSlots     // of those, how many each host has
+	shared *swarm.Shared  // how many connections there are, and are being opened
 
 	discovery *discoverer // how torrents find peers
 
@@ -53,11 +55,13 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, stop: make(chan struct{}), torrents: make(map[bt.InfoHash]*Torrent), greeting: make(map[*peerconn.Conn]struct{}),
-		hellos: newSlots(cfg.MaxHandshakes), policy: netpolicy.Policy{Allow: cfg.AllowNetworks}}
+		hellos: newSlots(cfg.MaxHandshakes), policy: netpolicy.Policy{Allow: cfg.AllowNetworks},
+		byHost: newHostSlots(cfg.MaxHandshakesPerAddress, cfg.nearHandshakes), shared: swarm.NewShared(cfg.MaxHalfOpen, cfg.MaxConnections)}
 	copy(c.peerID[:], peerIDPrefix)
 	rand.Read(c.peerID[len(peerIDPrefix):]) // never fails: it would end the program
 	timers := peerconn.NewTimers(time.Now)
-	c.conn = &peerconn.Options{Host: host{c}, Timers: timers, Group: &c.conns, SendQueueBytes: cfg.SendQueueBytes, Now: time.Now}
+	c.conn = &peerconn.Options{Host: host{c}, Timers: timers, Group: &c.conns, SendQueueBytes: cfg.SendQueueBytes, Now: time.Now,
+		Ended: func(*peerconn.Conn) { c.shared.Disconnected() }}
 	if cfg.StateDir != "" {
 		if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 			return nil, fmt.Errorf("folder for what is remembered: %w", err)
@@ -112,10 +116,17 @@ func (c *Client) listen() {
 			continue
 		}
 		pause = 0
+		from := remoteAddr(nc)
+		if !c.admit(from) {
+			c.hellos.give()
+			refuse(nc)
+			continue
+		}
 		c.mu.Lock()
 		if c.closed {
 			c.mu.Unlock()
-			c.hellos.give()
+			c.shared.Disconnected()
+			c.helloDone(from)
 			nc.Close()
 			return
 		}
@@ -139,22 +150,24 @@ func (h host) Accept(pc *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.
 	delete(c.greeting, pc)
 	t := c.torrents[ih]
 	c.mu.Unlock()
+	var err error = peer.ErrUnknownTorrent
 	if t != nil {
-		s, local, err := t.sw.NewIncoming(pc, c.hellos.give)
-		if err == nil {
+		s, local, serr := t.sw.NewIncoming(pc, func() { c.helloDone(pc.Addr().Addr()) })
+		if serr == nil {
 			return s, local, nil
 		}
+		err = serr
 	}
 	c.mu.Lock()
 	c.greeting[pc] = struct{}{} // until Refused
 	c.mu.Unlock()
-	return nil, peer.Local{}, peer.ErrUnknownTorrent
+	return nil, peer.Local{}, err
 }
 
 // Refused forgets an incoming connection that never had a torrent.
 func (h host) Refused(pc *peerconn.Conn, err error) {
 	c := h.c
-	c.hellos.give()
+	c.helloDone(pc.Addr().Addr())
 	c.mu.Lock()
 	delete(c.greeting, pc)
 	c.mu.Unlock()
@@ -177,7 +190,8 @@ func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, 
 	}
 	cfg := swarm.Config{
 		InfoHash: ih, PeerID: c.peerID, ClientName: c.cfg.ClientName, ListenPort: c.addr.Port(), Log: c.cfg.Logger.With("infohash", ih.String()),
-		Conn: c.conn, Now: time.Now, Dial: c.dial, Policy: c.policy, MaxPeers: c.cfg.MaxPeers, UploadSlots: c.cfg.UploadSlots, BufferBytes: c.cfg.BufferBytes,
+		Conn: c.conn, Now: time.Now, Dial: c.dial, Policy: c.policy, Shared: c.shared, NoPEX: c.cfg.NoPeerExchange,
+		MaxPeers: c.cfg.MaxPeers, MaxPerAddress: c.cfg.MaxPerAddress, MaxPerNear: c.cfg.nearPerAddress, UploadSlots: c.cfg.UploadSlots, BufferBytes: c.cfg.BufferBytes,
 		Open: t.openFiles, OnVerify: o.OnVerify, NoDownload: o.NoDownload,
 		Types: t.hub, NewApps: t.newApps, Notify: t.notify,
 	}

@@ -44,6 +44,20 @@ type Config struct {
 
 	// MaxPeers is the largest number of connected peers per torrent; 0 means 200.
 	MaxPeers int
+	// MaxConnections is the largest number of connections over all torrents, those that are being opened among them; 0 means 2,000 or MaxPeers, whichever is more, and
+	// on Unix no more than half of the files that the process may have open. Beyond it nothing is dialled, and who connects is turned away.
+	MaxConnections int
+	// MaxHalfOpen is how many connections may be being opened by us at once, over all torrents, which take turns; 0 means 64.
+	MaxHalfOpen int
+	// MaxPerAddress is the largest number of connections of one torrent with one address: an IPv4 address, or an IPv6 network of 64 bits. 0 means 4, and no bound beside
+	// MaxPeers for addresses of this machine and of private networks, behind which many peers may live. A value other than 0 counts for all. It does not
+	// keep [Torrent.AddPeers] from dialling.
+	MaxPerAddress int
+	// MaxHandshakesPerAddress is how many of MaxHandshakes one such address may have, so that silent strangers at one place leave room for others; who is beyond it is
+	// turned away at once. 0 means an eighth, and no bound for addresses of this machine. A value other than 0 counts for all.
+	MaxHandshakesPerAddress int
+	// NoPeerExchange neither tells peers of each other nor listens to what they tell (BEP 11). In private torrents it never happens.
+	NoPeerExchange bool
 	// MaxHandshakes is how many incoming connections may be in their handshake at once, over all torrents; 0 means 512. Beyond it the
 	// listener waits before it accepts more.
 	MaxHandshakes int
@@ -64,4 +78,7 @@ type Config struct {
 	ReceiveQueueBytes int
 	// HandlerTimeout ends the context of a message handler (EMP/1 section 7.3); 0 means 30 s.
 	HandlerTimeout time.Duration
+
+	// Set by resolved: what MaxPerAddress and MaxHandshakesPerAddress are for addresses that are near. 0 is no bound.
+	nearPerAddress, nearHandshakes int
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/parley-bt/parley/internal/swarm"
 	"github.com/parley-bt/parley/wire"
 )
 
@@ -14,6 +15,15 @@ const Version = "0.1.0-dev"
 
 // peerIDPrefix begins our peer IDs, in the style of Azureus: client, version 0.1.0, 0.
 const peerIDPrefix = "-PY0100-"
+
+// defaultConnections is Config.MaxConnections if it is 0: of the files that may be open half are left to content and everything else.
+func defaultConnections(maxPeers int) int {
+	n := max(2000, maxPeers)
+	if files, ok := maxOpenFiles(); ok {
+		n = min(n, max(16, files/2))
+	}
+	return n
+}
 
 // resolved returns cfg with every zero replaced by its default. It is the one place that knows the defaults.
 func (cfg Config) resolved() (Config, error) {
@@ -33,6 +43,11 @@ func (cfg Config) resolved() (Config, error) {
 	}
 	def(&cfg.MaxPeers, 200)
 	def(&cfg.MaxHandshakes, 512)
+	def(&cfg.MaxConnections, defaultConnections(cfg.MaxPeers))
+	def(&cfg.MaxHalfOpen, swarm.DefaultHalfOpen)
+	cfg.nearPerAddress, cfg.nearHandshakes = cfg.MaxPerAddress, cfg.MaxHandshakesPerAddress
+	def(&cfg.MaxPerAddress, 4)
+	def(&cfg.MaxHandshakesPerAddress, max(1, cfg.MaxHandshakes/8))
 	def(&cfg.UploadSlots, 8)
 	def(&cfg.BufferBytes, 64<<20)
 	def(&cfg.MaxMessageBytes, 65534)
@@ -46,6 +61,8 @@ func (cfg Config) resolved() (Config, error) {
 		v, max int
 	}{
 		{"MaxPeers", cfg.MaxPeers, 1 << 20}, {"MaxHandshakes", cfg.MaxHandshakes, 1 << 20}, {"UploadSlots", cfg.UploadSlots, 1 << 20},
+		{"MaxConnections", cfg.MaxConnections, 1 << 20}, {"MaxHalfOpen", cfg.MaxHalfOpen, 1 << 16},
+		{"MaxPerAddress", cfg.MaxPerAddress, 1 << 20}, {"MaxHandshakesPerAddress", cfg.MaxHandshakesPerAddress, 1 << 20},
 		{"BufferBytes", cfg.BufferBytes, 1 << 40 >> 10}, {"MaxMessageBytes", cfg.MaxMessageBytes, wire.MaxExtendedFrame - 2},
 		{"SendQueueBytes", cfg.SendQueueBytes, 1 << 30}, {"ReceiveQueueBytes", cfg.ReceiveQueueBytes, 1 << 30},
 	} {

@@ -31,6 +31,7 @@ type netFlags struct {
 	peers  []string
 	state  string // only where the command has the flag
 	allow  []string
+	noPEX  bool
 	nets   []netip.Prefix   // allow, by check
 	given  []netip.AddrPort // peers, by resolve
 	linked []netip.AddrPort // of the link, by quietly
@@ -41,6 +42,7 @@ func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
 	cmd.Flags().StringArrayVar(&f.peers, "peer", nil, "dial the peer at `ADDR`, as host:port; may be repeated, or hold several with commas")
 	cmd.Flags().StringArrayVar(&f.allow, "allow-network", nil, "dial addresses in the network `CIDR`, such as 10.0.0.0/8, on anybody's word: by default a link, a tracker or a peer "+
 		"on the internet may not name private addresses; may be repeated, or hold several with commas")
+	cmd.Flags().BoolVar(&f.noPEX, "no-pex", false, "neither tell peers of each other nor dial whom they tell of (BEP 11)")
 	noFiles(cmd, "listen", "peer", "allow-network")
 }
 
@@ -122,7 +124,7 @@ func (f *netFlags) check() error {
 
 // openClient starts the client. Without --listen it takes one of BitTorrent's usual ports if standard is set, else any.
 func (a *app) openClient(standard bool) (*parley.Client, error) {
-	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets}
+	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX}
 	if a.net.state != "" {
 		if err := os.MkdirAll(a.net.state, 0o700); err != nil { // as the client does, but here it is known what it is about
 			return nil, failf(exitStorage, "--state wants a folder that can be written to", "--state %s: %w", a.net.state, err)

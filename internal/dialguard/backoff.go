@@ -49,6 +49,9 @@ func (b *Backoff) Failed(now time.Time, a netip.AddrPort, rng *rand.Rand) time.T
 	return b.set(a, f, now.Add(d+time.Duration(rng.Int64N(int64(d)/4+1))))
 }
 
+// Failures returns how often in a row dialling a has failed, 0 if that is not known (any more).
+func (b *Backoff) Failures(a netip.AddrPort) int { return b.entries[key(a)].count }
+
 // Ban leaves a alone until then, if it is not to be left alone for longer already; for our own address, for one that broke the protocol.
 func (b *Backoff) Ban(a netip.AddrPort, until time.Time) {
 	f := b.entries[key(a)]

@@ -46,7 +46,7 @@ type Source struct {
 const (
 	MaxPerSource   = 200 // addresses that wait from one source; User has MaxPool
 	MaxSources     = 256
-	MaxPool        = 4096
+	MaxPool        = 2048
 	DialsPerMinute = 30 // of one source's addresses; User has no limit
 	dialWindow     = time.Minute
 )
@@ -197,6 +197,18 @@ func (p *Pool) Forget(src Source) {
 		}
 	}
 }
+
+// Keep drops what waits from the sources of which keep says no. The dials of their addresses still count.
+func (p *Pool) Keep(keep func(Source) bool) {
+	for _, s := range p.sources {
+		if !keep(s.Source) {
+			p.Forget(s.Source)
+		}
+	}
+}
+
+// Has reports whether a waits.
+func (p *Pool) Has(a netip.AddrPort) bool { return p.waits[key(a)] != nil }
 
 // Len returns how many addresses wait.
 func (p *Pool) Len() int { return len(p.waits) }

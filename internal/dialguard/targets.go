@@ -23,7 +23,7 @@ type Targets struct {
 // Allow reports whether a may be dialled now, and counts the dial if so. Where the user named the address itself, the caller need not ask. If more hosts than [MaxTargets] were dialled in the
 // window, others must wait: an honest swarm is much smaller.
 func (t *Targets) Allow(now time.Time, a netip.Addr) bool {
-	h := host(a)
+	h := Host(a)
 	dials, known := t.hosts[h]
 	if !known && len(t.hosts) >= MaxTargets {
 		if now.Sub(t.swept) < TargetWindow/60 {
@@ -55,7 +55,7 @@ func (t *Targets) Allow(now time.Time, a netip.Addr) bool {
 
 // Answered takes the last dial to a back, because a peer of the torrent was there: it proved that it wants to be dialled. Many peers may share an address.
 func (t *Targets) Answered(a netip.Addr) {
-	h := host(a)
+	h := Host(a)
 	if d := t.hosts[h]; len(d) > 1 {
 		t.hosts[h] = d[:len(d)-1]
 	} else {
@@ -73,8 +73,8 @@ func recent(now time.Time, dials []time.Time) int {
 	return 0
 }
 
-// host returns the network that counts as one host.
-func host(a netip.Addr) netip.Prefix {
+// Host returns the network that counts as one host: an IPv4 address, or an IPv6 network of 64 bits. Addresses that are the same in another form are the same host.
+func Host(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := 64
 	if a.Is4() {

@@ -21,6 +21,7 @@ type Event struct {
 	Exchange *ltep.Exchange   // Exchange
 	Types    map[string]uint8 // Exchange: the peer's table after it
 	Metadata *ltep.Metadata   // Metadata
+	PEX      *ltep.PEX        // PEX
 }
 
 // Batch is messages of one read, in order: all of them, unless they take much more memory than they took on the wire. It has one owner, who gives it
@@ -94,6 +95,8 @@ func (b *Batch) add(m *peer.Machine, msg wire.Message) *Event {
 		if e.Types == nil {
 			e.Types = map[string]uint8{}
 		}
+	case *ltep.PEX:
+		e.PEX = t // the machine made it for us
 	case *ltep.Metadata:
 		x := *t
 		x.Data = append([]byte(nil), t.Data...)

@@ -76,6 +76,7 @@ type Options struct {
 	Group          *sync.WaitGroup // every goroutine of the connections is counted here
 	SendQueueBytes int             // bound of the application messages that wait to be written to one peer
 	Now            func() time.Time
+	Ended          func(c *Conn) // if set: called once, last, for each connection, after Session.Closed or Host.Refused
 }
 
 // Conn is one connection. Its methods are safe for concurrent use.
@@ -709,5 +710,8 @@ func (c *Conn) finish(end error) {
 		s.Closed(c, err)
 	} else if c.o.Host != nil {
 		c.o.Host.Refused(c, err)
+	}
+	if c.o.Ended != nil {
+		c.o.Ended(c)
 	}
 }

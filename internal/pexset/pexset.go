@@ -90,6 +90,12 @@ func (s *Set) Leave(addr netip.AddrPort) {
 	}
 }
 
+// Has reports whether a peer that listens at addr is a member.
+func (s *Set) Has(addr netip.AddrPort) bool {
+	_, known := s.members[plain(addr)]
+	return known
+}
+
 // Len returns the number of members.
 func (s *Set) Len() int { return len(s.members) }
 

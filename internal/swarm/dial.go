@@ -14,34 +14,49 @@ import (
 	"github.com/parley-bt/parley/peer"
 )
 
-// candidate is an address that may be dialled. It belongs to the owner.
+// candidate is an address that is being dialled, connected or left alone for a while; of those that the user named also one that waits. It belongs to the owner. What others
+// named waits in Torrent.pool, and its failures are in Torrent.backoff.
 type candidate struct {
 	addr     netip.AddrPort
+	source   dialguard.Source
 	busy     bool // being dialled or connected
-	failures int
-	next     time.Time // not before
+	failures int  // of an address that others named: not 0 if it failed
+	next     time.Time
 }
+
+// learned reports whether somebody other than the user named the address.
+func (c *candidate) learned() bool { return c.source.Origin != dialguard.User }
 
 // Bounds of dialling.
 const (
 	maxDialing    = 16
-	maxCandidates = 4096
+	maxOpening    = 32   // dials and outgoing hellos of one torrent; over all torrents see Shared
+	maxCandidates = 4096 // that the user named
+	maxLearned    = 2048 // that others named and that are not waiting: those are at most dialguard.MaxPool
+	maxLearnOnce  = 1000 // addresses that are looked at of one list
 	dialTimeout   = 8 * time.Second
 	firstRetry    = time.Second
 	lastRetry     = 30 * time.Second
 	faultRetry    = 10 * time.Minute
 	selfRetry     = 24 * time.Hour // an address that turned out to be our own
 	redundantWait = 10 * time.Minute
+	fullWait      = 10 * time.Minute // an address for which there is no room
+	hopeless      = 8                // failures in a row after which an address that others named is forgotten: after three quarters of an hour
 )
 
-// AddPeers adds addresses to dial; those known already are dialled again now if they are not connected.
+// AddPeers adds addresses to dial, on the user's word: they are dialled for as long as the torrent runs, whatever they are. Those known already are dialled again now if they
+// are not connected.
 func (t *Torrent) AddPeers(addrs ...netip.AddrPort) {
 	t.post(envelope{kind: envCall, f: func() {
 		for _, a := range addrs {
 			a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 			if c := t.candidates[a]; c != nil {
+				if c.learned() { // from now on it is the user's
+					t.learned--
+					c.source = dialguard.Source{}
+				}
 				c.next, c.failures = time.Time{}, 0
-			} else if len(t.candidates) < maxCandidates {
+			} else if len(t.candidates)-t.learned < maxCandidates {
 				t.candidates[a] = &candidate{addr: a}
 			}
 		}
@@ -50,12 +65,28 @@ func (t *Torrent) AddPeers(addrs ...netip.AddrPort) {
 }
 
 // Learn takes in addresses that somebody else named: a tracker, a peer, the DHT, local discovery or a magnet link. by is how local whoever named them is, which
-// bounds how local the addresses may be (package netpolicy). What may not be dialled is dropped in silence; so is what is beyond the bounds of package dialguard. addrs is
-// not kept.
+// bounds how local the addresses may be (package netpolicy). What may not be dialled is dropped in silence; so is what is beyond the bounds of package dialguard, what
+// is known, and what failed lately. Of a private torrent only trackers and links may name peers (BEP 27). Addresses where nobody answers are dialled less and less often
+// and then forgotten. addrs is not kept. It is safe for concurrent use, and returns before anything is dialled.
 func (t *Torrent) Learn(src dialguard.Source, by netpolicy.Class, addrs ...netip.AddrPort) {
-	addrs = t.cfg.Policy.Filter(slices.Clone(addrs), by)
+	addrs = t.cfg.Policy.Filter(slices.Clone(addrs[:min(len(addrs), maxLearnOnce)]), by)
 	if len(addrs) > 0 {
-		t.AddPeers(addrs...)
+		t.post(envelope{kind: envCall, f: func() { t.learn(src, by, addrs) }})
+	}
+}
+
+// learn does what Learn says. addrs is used up.
+func (t *Torrent) learn(src dialguard.Source, by netpolicy.Class, addrs []netip.AddrPort) {
+	if t.closing || t.err != nil || !t.mayLearnFrom(src.Origin) {
+		return
+	}
+	now := t.cfg.Now()
+	addrs = slices.DeleteFunc(addrs, func(a netip.AddrPort) bool {
+		a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+		return t.candidates[a] != nil || t.pex.Has(a) || !t.backoff.Ready(now, a)
+	})
+	if t.pool.Add(now, src, t.cfg.Policy, by, addrs...) > 0 {
+		t.dial(now)
 	}
 }
 
@@ -69,42 +100,160 @@ func (t *Torrent) redial() {
 	t.dial(t.cfg.Now())
 }
 
-// dial dials addresses whose time has come.
+// perHost returns how many connections the host of a may have; 0 is no bound.
+func (t *Torrent) perHost(a netip.Addr) int {
+	if netpolicy.ClassOf(a) < netpolicy.Global {
+		return t.cfg.MaxPerNear
+	}
+	return t.cfg.MaxPerAddress
+}
+
+// dial dials addresses whose time has come: those of the user first.
 func (t *Torrent) dial(now time.Time) {
+	defer t.cfg.Shared.decline(t.turn) // what was granted and is not needed
 	if t.closing || t.err != nil || t.state == StateVerifying {
 		return
 	}
+	full := t.full()
 	for _, c := range t.candidates {
-		if t.dialing >= maxDialing || len(t.peers)+int(t.lingering.Load())+t.dialing+t.halfOpen >= t.cfg.MaxPeers {
+		switch {
+		case c.busy || now.Before(c.next):
+		case c.learned(): // its rest is over: it queues behind what its source named meanwhile. The policy has been asked
+			t.forget(c)
+			t.pool.Add(now, c.source, t.cfg.Policy, netpolicy.Loopback, c.addr)
+		case full:
+		case !t.mayOpen():
+			return
+		default:
+			t.start(c)
+			full = t.full()
+		}
+	}
+	for t.learnedDue(now) && t.dialing < maxDialing {
+		if full && !t.mayWeigh(now) || !t.mayOpen() {
 			return
 		}
-		if c.busy || now.Before(c.next) {
-			continue
+		// The place is given back if there is nobody to dial.
+		if c := t.nextLearned(now, full); c != nil {
+			t.start(c)
+		} else {
+			t.cfg.Shared.opened(false)
 		}
-		c.busy = true
-		t.dialing++
-		t.group.Go(func() {
-			ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
-			defer cancel()
-			nc, err := t.cfg.Dial(ctx, c.addr)
-			if !t.post(envelope{kind: envCall, f: func() { t.dialled(c, nc, err) }}) && nc != nil {
+		if full {
+			return // one at a time
+		}
+		full = t.full()
+	}
+}
+
+// full reports whether there are as many peers, dialled ones among them, as there may be.
+func (t *Torrent) full() bool {
+	return len(t.peers)+int(t.lingering.Load())+t.dialing+t.halfOpen >= t.cfg.MaxPeers
+}
+
+// mayOpen takes a place for another connection, if there is one.
+func (t *Torrent) mayOpen() bool {
+	return t.dialing < maxDialing && t.dialing+t.halfOpen < maxOpening && t.cfg.Shared.take(t.turn)
+}
+
+// learnedDue reports whether an address that others named may be dialled now.
+func (t *Torrent) learnedDue(now time.Time) bool {
+	at := t.pool.NextAt(now)
+	return !at.IsZero() && !now.Before(at)
+}
+
+// nextLearned takes an address from the pool that may be dialled now, nil if none may. If the torrent is full, one session makes room, or the address waits.
+func (t *Torrent) nextLearned(now time.Time, full bool) *candidate {
+	for t.learnedDue(now) {
+		next, ok := t.pool.Next(now)
+		if !ok {
+			return nil
+		}
+		a := next.Addr
+		if t.candidates[a] != nil || t.pex.Has(a) || !t.backoff.Ready(now, a) {
+			continue // it has become known in another way while it waited
+		}
+		c := &candidate{addr: a, source: next.Source}
+		t.candidates[a] = c
+		t.learned++
+		switch {
+		case t.greeting.full(a.Addr(), t.perHost(a.Addr())), full && !t.makeRoom(a, now):
+			t.rest(c, now.Add(fullWait), 0)
+			if full {
+				return nil
+			}
+		case !t.cfg.Shared.allow(now, a.Addr()):
+			t.failed(c, now)
+		default:
+			return c
+		}
+	}
+	return nil
+}
+
+// rest leaves an address alone until then. One that others named is forgotten if there are too many.
+func (t *Torrent) rest(c *candidate, until time.Time, failures int) {
+	c.busy, c.next, c.failures = false, until, failures
+	if c.learned() && t.learned > maxLearned {
+		t.forget(c)
+	}
+}
+
+// failed leaves an address alone for longer each time. One that others named is forgotten in the end.
+func (t *Torrent) failed(c *candidate, now time.Time) {
+	if !c.learned() {
+		t.rest(c, now.Add(t.patience(c)), c.failures+1)
+		return
+	}
+	next := t.backoff.Failed(now, c.addr, t.rng)
+	if n := t.backoff.Failures(c.addr); n < hopeless {
+		t.rest(c, next, n)
+	} else {
+		t.forget(c)
+	}
+}
+
+// forget drops an address that others named. What is known of its failures stays for a while.
+func (t *Torrent) forget(c *candidate) {
+	delete(t.candidates, c.addr)
+	t.learned--
+}
+
+// start dials an address. A place has been taken.
+func (t *Torrent) start(c *candidate) {
+	c.busy = true
+	t.dialing++
+	t.group.Go(func() {
+		ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
+		defer cancel()
+		nc, err := t.cfg.Dial(ctx, c.addr)
+		if !t.post(envelope{kind: envCall, f: func() { t.dialled(c, nc, err) }}) {
+			t.cfg.Shared.opened(false)
+			if nc != nil {
 				nc.Close()
 			}
-		})
-	}
+		}
+	})
 }
 
 // dialled goes on after a dial.
 func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 	t.dialing--
 	if err != nil {
+		t.cfg.Shared.opened(false)
 		t.dialFailed(c, err)
 		return
 	}
-	if t.closing || t.err != nil {
+	if t.closing || t.err != nil || !t.mayLearnFrom(c.source.Origin) {
+		t.cfg.Shared.opened(false)
+		c.busy = false
+		if c.learned() {
+			t.forget(c)
+		}
 		nc.Close()
 		return
 	}
+	t.greeting.reserve(c.addr.Addr(), 0)
 	p := t.newPeer(c.addr)
 	p.candidate, p.half = c, true
 	t.halfOpen++
@@ -121,6 +270,14 @@ func (t *Torrent) greeted(p *Peer) {
 	if p.half {
 		p.half = false
 		t.halfOpen--
+		t.cfg.Shared.opened(true)
+	}
+}
+
+// answered says that a peer of the torrent is at an address.
+func (t *Torrent) answered(c *candidate) {
+	if c.learned() {
+		t.cfg.Shared.answered(c.addr.Addr())
 	}
 }
 
@@ -130,17 +287,23 @@ func (t *Torrent) keepAlive() time.Duration {
 }
 
 func (t *Torrent) dialFailed(c *candidate, err error) {
-	c.busy = false
 	if t.closing {
+		c.busy = false
 		return
 	}
-	c.next = t.cfg.Now().Add(t.backoff(c))
-	c.failures++
-	t.notify(Event{Kind: EventDialFailed, Addr: c.addr, Err: err})
+	t.failed(c, t.cfg.Now())
+	t.notifyFailed(c, err)
 }
 
-// backoff returns how long to leave an address alone after another failure: doubling, with a quarter of chance.
-func (t *Torrent) backoff(c *candidate) time.Duration {
+// notifyFailed tells of a dial that came to nothing. Of what trackers, peers and the DHT name most comes to nothing, and nobody waits for one of them.
+func (t *Torrent) notifyFailed(c *candidate, err error) {
+	if o := c.source.Origin; o == dialguard.User || o == dialguard.Link {
+		t.notify(Event{Kind: EventDialFailed, Addr: c.addr, Err: err})
+	}
+}
+
+// patience returns how long to leave an address of the user's alone after another failure: doubling, with a quarter of chance.
+func (t *Torrent) patience(c *candidate) time.Duration {
 	d := min(firstRetry<<min(c.failures, 10), lastRetry)
 	return d + time.Duration(t.rng.Int64N(int64(d)/4+1))
 }
@@ -148,25 +311,35 @@ func (t *Torrent) backoff(c *candidate) time.Duration {
 // candidateClosed decides when an address is dialled again after its session has ended.
 func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 	c := p.candidate
-	c.busy = false
 	if p.opened.Load() && now.Sub(p.since) > time.Minute {
 		c.failures = 0
+		t.backoff.Succeeded(c.addr)
 	}
 	switch {
 	case errors.Is(err, peer.ErrSelfConnection):
-		c.next = now.Add(selfRetry)
+		t.ban(c, now.Add(selfRetry))
 	case peer.FaultOf(err) == peer.FaultPeer:
-		c.next = now.Add(faultRetry)
+		t.ban(c, now.Add(faultRetry))
 	case !p.opened.Load():
-		c.next = now.Add(t.backoff(c))
-		c.failures++
+		t.failed(c, now)
 		if !t.closing {
-			t.notify(Event{Kind: EventDialFailed, Addr: c.addr, Err: err})
+			t.notifyFailed(c, err)
 		}
 	case err == errRedundant || t.state == StateSeeding && (p.seed || p.uploadOnly) && !t.cfg.Types.Usable(p.types):
-		c.next = now.Add(redundantWait)
+		t.rest(c, now.Add(redundantWait), c.failures)
+	case c.learned() && (errors.Is(err, peer.ErrTooManyConnections) || errors.Is(err, peer.ErrDuplicatePeer)): // we closed it, and would again
+		t.rest(c, now.Add(fullWait), c.failures)
 	default:
-		c.next = now.Add(t.backoff(c))
-		c.failures++
+		t.failed(c, now)
 	}
+}
+
+// ban leaves an address alone until then. One that others named is forgotten, and not learned before.
+func (t *Torrent) ban(c *candidate, until time.Time) {
+	if !c.learned() {
+		t.rest(c, until, c.failures)
+		return
+	}
+	t.forget(c)
+	t.backoff.Ban(c.addr, until)
 }

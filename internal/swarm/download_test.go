@@ -128,7 +128,7 @@ func TestChokeAndUnchoke(t *testing.T) {
 		seed := w.start(seeding, with(func(cfg *Config) { cfg.UploadSlots = slots }))
 		var nodes []*node
 		for range 6 {
-			n := w.start()
+			n := w.start(with(func(cfg *Config) { cfg.NoPEX = true })) // they are to need the seed
 			n.tor.AddPeers(seed.addr)
 			nodes = append(nodes, n)
 		}

@@ -14,7 +14,9 @@ import (
 	"github.com/parley-bt/parley/bitfield"
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/choker"
+	"github.com/parley-bt/parley/internal/dialguard"
 	"github.com/parley-bt/parley/internal/peerconn"
+	"github.com/parley-bt/parley/internal/pexset"
 	"github.com/parley-bt/parley/internal/picker"
 	"github.com/parley-bt/parley/internal/pipeline"
 	"github.com/parley-bt/parley/peer"
@@ -67,6 +69,8 @@ type Peer struct {
 	exchangeSent time.Time
 	exchangeGap  int // exchanges sent one after the other, see sendExchange
 	meta         *metadataFetch
+	listens      netip.AddrPort // where it accepts peers, as far as known
+	told         pexset.Cursor
 
 	rival      *Peer // the older session that this one may replace (EMP/1 section 7.7)
 	rivalUntil time.Time
@@ -85,7 +89,8 @@ const unwantedLimit = 2 * pipeline.MaxDepth * bt.BlockBytes
 
 // NewIncoming makes the session of an incoming connection for this torrent.
 //
-// helloDone is called once, when the hellos are complete or the connection has ended.
+// helloDone is called once, when the hellos are complete or the connection has ended, unless there is an error: the torrent is not there any more, or has enough
+// connections with that host.
 func (t *Torrent) NewIncoming(c *peerconn.Conn, helloDone func()) (peerconn.Session, peer.Local, error) {
 	select {
 	case <-t.ctx.Done():
@@ -94,9 +99,13 @@ func (t *Torrent) NewIncoming(c *peerconn.Conn, helloDone func()) (peerconn.Sess
 		return nil, peer.Local{}, peer.ErrUnknownTorrent
 	default:
 	}
+	if !t.greeting.reserve(c.Addr().Addr(), t.perHost(c.Addr().Addr())) {
+		return nil, peer.Local{}, peer.ErrTooManyConnections
+	}
 	p := t.newPeer(c.Addr())
 	p.incoming, p.helloDone = true, helloDone
 	if !t.greeting.begin(p, c) {
+		t.greeting.unreserve(c.Addr().Addr())
 		return nil, peer.Local{}, peer.ErrUnknownTorrent
 	}
 	return p, t.local(), nil
@@ -284,11 +293,49 @@ func (t *Torrent) send(p *Peer, msg wire.Message) {
 type greeting struct {
 	mu      sync.Mutex
 	conns   int
+	hosts   map[netip.Prefix]int // connections of each host
 	pending map[*Peer]*peerconn.Conn
 	closed  bool
 }
 
-// begin counts a connection whose hellos are on their way; false if the torrent takes none any more.
+// reserve counts a connection with the host of a; false if it has as many as most, of which 0 is no bound.
+func (g *greeting) reserve(a netip.Addr, most int) bool {
+	h := dialguard.Host(a)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if most > 0 && g.hosts[h] >= most {
+		return false
+	}
+	g.hosts[h]++
+	return true
+}
+
+// unreserve takes a reservation back.
+func (g *greeting) unreserve(a netip.Addr) {
+	g.mu.Lock()
+	g.release(a)
+	g.mu.Unlock()
+}
+
+// release does what unreserve says. The lock is held.
+func (g *greeting) release(a netip.Addr) {
+	h := dialguard.Host(a)
+	if g.hosts[h]--; g.hosts[h] == 0 {
+		delete(g.hosts, h)
+	}
+}
+
+// full reports whether the host of a has as many connections as most, of which 0 is no bound.
+func (g *greeting) full(a netip.Addr, most int) bool {
+	if most == 0 {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.hosts[dialguard.Host(a)] >= most
+}
+
+// begin counts a connection whose hellos are on their way and whose host is counted; false if the torrent takes none any more.
 func (g *greeting) begin(p *Peer, c *peerconn.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -312,6 +359,7 @@ func (g *greeting) ended(p *Peer) {
 	g.mu.Lock()
 	g.conns--
 	delete(g.pending, p)
+	g.release(p.addr.Addr())
 	g.mu.Unlock()
 }
 
@@ -350,6 +398,10 @@ func (t *Torrent) opened(p *Peer) {
 	}
 	p.chokeSince = p.since
 	p.opened.Store(true)
+	if c := p.candidate; c != nil {
+		t.answered(c)
+		t.joinPEX(p)
+	}
 	t.learnGeometry(p)
 	t.greet(p)
 	t.notify(Event{Kind: EventPeerConnected, Peer: p})
@@ -363,11 +415,12 @@ func (t *Torrent) admit(p *Peer) error {
 	if _, bad := t.banned[p.id]; bad {
 		return peer.ErrDuplicatePeer
 	}
-	if len(t.peers)+int(t.lingering.Load()) >= t.cfg.MaxPeers {
-		return peer.ErrTooManyConnections
-	}
-	if old := t.byID[p.id]; old != nil {
+	if old := t.byID[p.id]; old != nil && len(t.peers)+int(t.lingering.Load()) < t.cfg.MaxPeers {
 		return t.admitRival(old, p)
+	}
+	// BEP 40: of those that have nothing to do, the one with the lowest priority makes room.
+	if len(t.peers)+int(t.lingering.Load()) >= t.cfg.MaxPeers && (t.byID[p.id] != nil || !t.makeRoom(p.addr, t.cfg.Now())) {
+		return peer.ErrTooManyConnections
 	}
 	return nil
 }
@@ -484,6 +537,7 @@ func (t *Torrent) exchange() (ltep.Exchange, *peer.WeUse) {
 		e := ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding}
 		e.M, t.weUse = t.cfg.Types.Exchange()
 		e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: t.weUse.Metadata})
+		e.M, t.weUse = t.offerPEX(e.M, t.weUse)
 		if t.info != nil {
 			e.MetadataSize = int64(len(t.info.Bytes))
 		}
@@ -542,6 +596,8 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 			t.peerExchange(p, e)
 		case wire.KindMetadata:
 			t.peerMetadata(p, now, e.Metadata)
+		case wire.KindPEX:
+			t.peerPEX(p, e.PEX)
 		}
 	}
 	b.Release()
@@ -568,6 +624,7 @@ func (t *Torrent) peerExchange(p *Peer, e *peerconn.Event) {
 	p.exchanged, p.exchange, p.types = true, *e.Exchange, e.Types
 	p.exchange.M = nil // e.Types has it, merged
 	p.uploadOnly = p.exchange.UploadOnly
+	t.joinPEX(p)
 	if p.exchange.ReqQ > 0 {
 		p.pipe.SetLimit(p.exchange.ReqQ)
 	}
@@ -615,6 +672,7 @@ func (t *Torrent) closed(p *Peer, err error) {
 		t.picker.RemovePeer(p.key, p.has)
 	}
 	p.has = nil
+	t.leavePEX(p)
 	t.dropMetadata(p)
 	t.lingering.Add(1)
 	p.apps.End(func() { t.lingering.Add(-1) }) // perhaps at once: the owner must not post to itself

@@ -19,8 +19,10 @@ import (
 	"github.com/parley-bt/parley/bitfield"
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/choker"
+	"github.com/parley-bt/parley/internal/dialguard"
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/peerconn"
+	"github.com/parley-bt/parley/internal/pexset"
 	"github.com/parley-bt/parley/internal/picker"
 	"github.com/parley-bt/parley/internal/pipeline"
 	"github.com/parley-bt/parley/metainfo"
@@ -62,10 +64,14 @@ type Config struct {
 	Dial       func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 
 	Policy netpolicy.Policy // which addresses may be dialled on whose word: see Learn
+	Shared *Shared          // with the client's other torrents; nil: its own, with default bounds
+	NoPEX  bool             // neither tell peers of others nor listen to what they tell (BEP 11); private torrents never do
 
-	MaxPeers    int
-	UploadSlots int
-	BufferBytes int
+	MaxPeers      int
+	MaxPerAddress int // connections with one host, see [dialguard.Host], if its address is global; 0: no bound
+	MaxPerNear    int // likewise if it is less than global, where many machines may share one; 0: no bound
+	UploadSlots   int
+	BufferBytes   int
 
 	Info       *metainfo.Info // nil: it comes from peers (BEP 9)
 	Open       func(*metainfo.Info) (storage.Storage, error)
@@ -169,8 +175,17 @@ type Torrent struct {
 	greeting   greeting
 	closing    bool
 	candidates map[netip.AddrPort]*candidate
+	learned    int               // of candidates, how many others named
+	pool       dialguard.Pool    // addresses that others named and that wait for their dial
+	backoff    dialguard.Backoff // of addresses that others named
+	turn       *turn
 	dialing    int
-	halfOpen   int // connections that we opened and whose hello is under way
+	halfOpen   int       // connections that we opened and whose hello is under way
+	evicted    time.Time // when a session last made room for another
+	weighed    time.Time // when it was last looked for one
+	pex        pexset.Set
+	pexNext    time.Time
+	pexOffered bool // some peer was given an id for ut_pex
 	banned     map[bt.PeerID]struct{}
 	meta       metadataState
 	weUse      *peer.WeUse // with weSay: what exchange returned last; nil when that no longer holds
@@ -242,6 +257,11 @@ func Start(cfg Config) *Torrent {
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.shared.Store(&sharedState{})
 	t.greeting.pending = make(map[*Peer]*peerconn.Conn)
+	t.greeting.hosts = make(map[netip.Prefix]int)
+	if t.cfg.Shared == nil {
+		t.cfg.Shared = NewShared(DefaultHalfOpen, 0)
+	}
+	t.turn = newTurn()
 	t.group.Add(1)
 	go t.run()
 	return t
@@ -321,6 +341,8 @@ func (t *Torrent) run() {
 			t.handle(e)
 		case <-tick.C:
 			t.tick()
+		case <-t.turn.wake:
+			t.dial(t.cfg.Now())
 		case <-stop:
 			stop = nil
 			t.shut()
@@ -365,6 +387,7 @@ func (t *Torrent) handle(e envelope) {
 // shut begins the end of the torrent.
 func (t *Torrent) shut() {
 	t.closing = true
+	t.cfg.Shared.leave(t.turn)
 	t.greeting.close()
 	for p := range t.peers {
 		p.conn.Close(nil)
@@ -406,6 +429,7 @@ func (t *Torrent) gotInfo(info *metainfo.Info) {
 	t.meta = metadataState{}
 	t.state = StateVerifying
 	t.weUse = nil
+	t.keepPrivate()
 	t.publish() // exchanges say from now on that we have the metadata
 	t.group.Go(func() {
 		store, err := t.cfg.Open(info)
@@ -501,6 +525,7 @@ func (t *Torrent) tick() {
 		t.notify(Event{Kind: EventProgress})
 	}
 	t.save(now)
+	t.tickPEX(now)
 	t.dial(now)
 }
 
