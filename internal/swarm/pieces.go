@@ -152,7 +152,7 @@ func (t *Torrent) pieceDone(a *assembly, ok bool, err error) {
 		t.have.Add(int(a.index))
 		t.haveMu.Unlock()
 		t.picker.Verified(a.index)
-		t.progress = true
+		t.progress, t.unsaved = true, true
 		for p := range t.peers {
 			if !p.seed {
 				t.send(p, wire.Have{Index: a.index})

@@ -202,8 +202,9 @@ type Torrent struct {
 	upSeen             int64
 	progress           bool // pieces were verified since the last event
 
-	saving bool      // a checkpoint is under way
-	saved  time.Time // when the last one began
+	unsaved bool      // pieces were verified since the last checkpoint began
+	saving  bool      // a checkpoint is under way
+	saved   time.Time // when the last one began
 
 	blocks []bt.Block // scratch
 	keys   []picker.PeerKey
@@ -309,8 +310,9 @@ func (t *Torrent) do(f func()) bool {
 // run is the owner.
 func (t *Torrent) run() {
 	defer t.group.Done()
-	tick := time.NewTicker(tickEvery)
-	defer tick.Stop()
+	var beat beat
+	beat.start()
+	defer beat.stop()
 	stop := t.ctx.Done()
 	switch {
 	case t.cfg.NoDownload:
@@ -329,6 +331,7 @@ func (t *Torrent) run() {
 		if burst < maxBurst { // the quick way while there is much to do
 			select {
 			case e := <-t.inbox:
+				beat.wake()
 				t.handle(e)
 				burst++
 				continue
@@ -338,10 +341,13 @@ func (t *Torrent) run() {
 		burst = 0
 		select {
 		case e := <-t.inbox:
+			beat.wake()
 			t.handle(e)
-		case <-tick.C:
+		case <-beat.ticker.C:
 			t.tick()
+			beat.ticked(t.cfg.Now, t.busy(), t.nextDial)
 		case <-t.turn.wake:
+			beat.wake()
 			t.dial(t.cfg.Now())
 		case <-stop:
 			stop = nil
@@ -535,14 +541,15 @@ const saveEvery = 10 * time.Second
 // save has the storage remember which pieces are verified, off the owner. Once everything is in place an error stops nobody: the next run reads more.
 func (t *Torrent) save(now time.Time) {
 	r, ok := t.store.(storage.Resumer)
-	if !ok || t.saving || now.Sub(t.saved) < saveEvery {
+	if !ok || t.saving || !t.unsaved || now.Sub(t.saved) < saveEvery {
 		return
 	}
-	t.saving, t.saved = true, now
+	t.saving, t.unsaved, t.saved = true, false, now
 	t.group.Go(func() {
 		err := r.Checkpoint()
 		t.post(envelope{kind: envCall, f: func() {
 			t.saving = false
+			t.unsaved = t.unsaved || err != nil // until it can be done
 			switch {
 			case err == nil || t.closing:
 			case t.picker != nil:
