@@ -11,6 +11,7 @@ import (
 var (
 	ErrHandshakeTimeout   = errors.New("handshake timed out")
 	ErrIdle               = errors.New("peer silent for too long")
+	ErrSlowFrame          = errors.New("frame takes too long to come")
 	ErrBadHello           = errors.New("bad hello")
 	ErrFrameTooLarge      = errors.New("frame too large")
 	ErrMessageTooLarge    = errors.New("message too large")

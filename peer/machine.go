@@ -57,6 +57,7 @@ const (
 	MinKeepAlive       = 60 * time.Second  // our keep-alive is drawn from here
 	MaxKeepAlive       = 100 * time.Second // to here
 	IdleTimeout        = 240 * time.Second
+	FrameTimeout       = 10 * time.Minute // for a frame from its first byte to its last, though bytes keep coming
 	trimAfter          = 10 * time.Second // buffers of a quiet session are given back after this
 )
 
@@ -121,11 +122,12 @@ type Machine struct {
 	err     error
 
 	// input: in is borrowed from the caller of Feed until Next has nothing more; partial holds an incomplete frame over several Feeds.
-	in      []byte
-	partial []byte
-	used    int // bytes at the head that the last event aliases; released by the next call of Next
-	now     time.Time
-	dec     classic.Decoder
+	in           []byte
+	partial      []byte
+	partialSince time.Time // when the frame in partial began, if there is one
+	used         int       // bytes at the head that the last event aliases; released by the next call of Next
+	now          time.Time
+	dec          classic.Decoder
 
 	// hello phase
 	helloSeen  bool // responder: EventHello was delivered
@@ -318,6 +320,9 @@ func (m *Machine) head(n int) ([]byte, bool) {
 	if len(m.partial) == 0 {
 		if len(m.in) >= n {
 			return m.in[:n], true
+		}
+		if len(m.in) > 0 {
+			m.partialSince = m.now
 		}
 		m.partial = append(m.partial, m.in...)
 		m.in = nil

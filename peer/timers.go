@@ -19,6 +19,9 @@ func (m *Machine) Deadline() time.Time {
 		return d
 	case PhaseOpen:
 		d := earliest(m.lastRecv.Add(IdleTimeout), m.lastSent.Add(m.cfg.KeepAlive))
+		if len(m.partial) > 0 {
+			d = earliest(d, m.partialSince.Add(FrameTimeout))
+		}
 		if m.holdsBuffers() {
 			d = earliest(d, m.quietFrom().Add(trimAfter))
 		}
@@ -41,6 +44,11 @@ func (m *Machine) Advance(now time.Time) (trimmed bool) {
 			m.Close(ErrIdle)
 			return false
 		}
+		// Without this a stranger who sends a byte now and then could hold a frame of 1 MiB for ever.
+		if len(m.partial) > 0 && !now.Before(m.partialSince.Add(FrameTimeout)) {
+			m.Close(ErrSlowFrame)
+			return false
+		}
 		if !now.Before(m.lastSent.Add(m.cfg.KeepAlive)) {
 			m.lastSent = now
 			m.out = classic.AppendKeepAlive(m.out)
@@ -56,7 +64,7 @@ func (m *Machine) Advance(now time.Time) (trimmed bool) {
 // Excuse says that the owner has not been reading, so that the peer's silence up to now proves nothing.
 func (m *Machine) Excuse(now time.Time) {
 	if m.phase == PhaseOpen {
-		m.lastRecv = now
+		m.lastRecv, m.partialSince = now, now
 	}
 }
 

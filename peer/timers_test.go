@@ -235,3 +235,34 @@ func TestAllocsOfMessages(t *testing.T) {
 		}
 	})
 }
+
+// A frame that never ends is given up although bytes of it keep coming; the next one has all its time again, and so has one that we did not read.
+func TestSlowFrame(t *testing.T) {
+	over(t, nil, func(t *testing.T, v variant) {
+		d := open(t, v, geometry)
+		drip := func(n int) {
+			t.Helper()
+			for range n {
+				d.advance(time.Minute)
+				d.output()
+				d.feed([]byte{0})
+			}
+			d.wantIdle()
+		}
+		d.feed([]byte{0, 0, 0x10, 0, 99})
+		drip(9)
+		d.feed(make([]byte, 0x1000-1-9)) // its end
+		d.feed([]byte{0, 0, 0x10, 0, 99})
+		drip(9)
+		d.m.Excuse(d.now)
+		drip(9)
+		d.advance(time.Minute - 1)
+		d.output()
+		d.wantIdle()
+		d.advance(1)
+		d.want(ErrSlowFrame)
+		if f := FaultOf(d.m.Err()); f != FaultNetwork {
+			t.Errorf("fault %v", f)
+		}
+	})
+}

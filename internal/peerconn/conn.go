@@ -32,6 +32,9 @@ const closeGrace = time.Second
 // writeStall is how long a single write may make no progress before the connection is given up.
 const writeStall = 240 * time.Second
 
+// ErrStalled ends a connection whose peer does not read what is written to it.
+var ErrStalled = errors.New("write: no progress")
+
 // appShare is how many bytes of application messages go out before pieces get their turn, and the other way round (EMP/1 section 7.4).
 const appShare = 64 << 10
 
@@ -228,7 +231,7 @@ func (c *Conn) tick(now time.Time) {
 		return
 	}
 	if !c.writeSince.IsZero() && !now.Before(c.writeSince.Add(writeStall)) {
-		err := fmt.Errorf("write: no progress for %v", writeStall)
+		err := fmt.Errorf("%w for %v", ErrStalled, writeStall)
 		c.m.Close(err)
 		c.fail(err)
 		return
