@@ -655,6 +655,7 @@ func (t *Torrent) closed(p *Peer, err error) {
 		t.candidateClosed(p, now, err)
 	}
 	if _, here := t.peers[p]; !here {
+		t.cfg.Log.Debug("connection ended before it was a session", "addr", p.addr, "error", err)
 		p.apps.End(nil)
 		return
 	}

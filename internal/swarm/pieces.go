@@ -38,13 +38,21 @@ func (t *Torrent) block(p *Peer, now time.Time, b bt.Block, data *blockbuf.Buf) 
 		t.waste(p, b, data)
 		return
 	}
+	owed := t.picker.Outstanding(p.key)
 	r := t.picker.Received(p.key, b)
-	if r.Outcome == picker.BlockUnrequested && p.late > 0 {
-		p.late--
-		r = t.picker.Accept(p.key, b)
-	} else if r.Outcome != picker.BlockUnrequested {
+	// What nobody asked of this peer is no merit of its; it may have been asked for once and come too late. What is here already counts like what nobody
+	// wants: it could be sent without end.
+	switch asked := t.picker.Outstanding(p.key) < owed; {
+	case asked:
 		p.pipe.Arrived(now, n)
 		p.snubbed = false
+	case p.late > 0:
+		p.late--
+		if r.Outcome == picker.BlockUnrequested {
+			r = t.picker.Accept(p.key, b)
+		}
+	default:
+		r.Outcome = picker.BlockUnrequested
 	}
 	switch r.Outcome {
 	case picker.BlockNew:
@@ -90,6 +98,7 @@ func (t *Torrent) cancelOthers(p *Peer, b bt.Block, now time.Time) {
 		if q := t.byKey[k]; q != nil && q != p {
 			t.send(q, wire.Cancel{Block: b})
 			q.pipe.Dropped(now, 1)
+			q.late++ // it may be on its way
 		}
 		t.picker.Release(k, b)
 	}
@@ -178,7 +187,9 @@ func (t *Torrent) corruptPiece(a *assembly) {
 	t.wasted += int64(a.bytes)
 	t.keys = t.picker.Contributors(t.keys[:0], a.index)
 	t.picker.Failed(a.index)
-	t.cfg.Log.Info("piece failed its hash", "piece", a.index, "contributors", len(t.keys))
+	if t.corrupt&(t.corrupt-1) == 0 { // the first, the second, the fourth and so on: strangers must not be able to fill a log
+		t.cfg.Log.Info("piece failed its hash", "piece", a.index, "contributors", len(t.keys), "failed so far", t.corrupt)
+	}
 	if len(t.keys) != 1 {
 		return
 	}
