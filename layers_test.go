@@ -74,6 +74,7 @@ var layerOf = map[string]int{
 	"cmd/...":       7,
 	"internal/demo": 7,
 
+	"internal/attack":   layerTest,
 	"internal/leaktest": layerTest,
 	"internal/rawpeer":  layerTest,
 	"internal/simnet":   layerTest,
