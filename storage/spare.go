@@ -265,3 +265,30 @@ func (s *Files) dropSpare() error {
 	sp.state = stateMissing
 	return nil
 }
+
+// CreateEmpty creates the wanted files of no bytes. Without files left out that happens with the last piece, see [Files.Verified]; with some left out
+// that piece may never come.
+func (s *Files) CreateEmpty() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.gate.RUnlock()
+	if s.readOnly {
+		return ErrReadOnly
+	}
+	for _, f := range s.files {
+		if f.length > 0 {
+			continue
+		}
+		f.mu.RLock()
+		unwanted := f.unwanted
+		f.mu.RUnlock()
+		if unwanted {
+			continue
+		}
+		if err := s.finalise(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -29,8 +29,10 @@ var (
 
 // Ids below firstID are kept for BitTorrent's own extensions.
 const (
-	MetadataID = 2
-	firstID    = 16
+	MetadataID   = 2
+	DontHaveID   = 7 // lt_donthave (BEP 54)
+	UploadOnlyID = 8 // upload_only (BEP 21)
+	firstID      = 16
 )
 
 // exchangeReserve is how much of a type exchange is kept for what is not an application type.
@@ -79,7 +81,7 @@ type Hub struct {
 
 // NewHub returns a hub without types.
 func NewHub(o Options) *Hub {
-	h := &Hub{o: o, types: make(map[string]*Type), ids: make(map[string]uint8), use: &peer.WeUse{Metadata: MetadataID}}
+	h := &Hub{o: o, types: make(map[string]*Type), ids: make(map[string]uint8), use: newUse()}
 	h.end, h.stop = context.WithCancel(context.Background())
 	return h
 }
@@ -156,9 +158,14 @@ func (h *Hub) unlockChanged() func() {
 	}
 }
 
+// newUse returns the table of a torrent without message types.
+func newUse() *peer.WeUse {
+	return &peer.WeUse{Metadata: MetadataID, DontHave: DontHaveID, UploadOnly: UploadOnlyID}
+}
+
 // rebuild makes the snapshot that connections use. The lock is held.
 func (h *Hub) rebuild() {
-	u := &peer.WeUse{Metadata: MetadataID}
+	u := newUse()
 	for _, t := range h.types {
 		if t.offered {
 			u.MaxBytes[t.id] = uint32(t.maxBytes) + 1

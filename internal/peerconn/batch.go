@@ -14,10 +14,10 @@ import (
 // Event is one message of a peer in a form that may be kept: nothing in it aliases the connection's buffers.
 type Event struct {
 	Kind     wire.Kind
-	Block    bt.Block         // Piece, Reject; Have, Suggest and AllowedFast use Index alone
+	Block    bt.Block         // Piece, Reject; Have, DontHave, Suggest and AllowedFast use Index alone
 	Data     *blockbuf.Buf    // Piece: the block, owned by whoever takes the event
 	Has      *bitfield.Set    // Bitfield: a copy
-	All      bool             // Have: it was the last piece that the peer lacked
+	All      bool             // Have: it was the last piece that the peer lacked; UploadOnly: it wants nothing more
 	Exchange *ltep.Exchange   // Exchange
 	Types    map[string]uint8 // Exchange: the peer's table after it
 	Metadata *ltep.Metadata   // Metadata
@@ -77,6 +77,10 @@ func (b *Batch) add(m *peer.Machine, msg wire.Message) *Event {
 	case *wire.Have:
 		e.Block.Index = t.Index
 		_, e.All = m.Has()
+	case *ltep.DontHave:
+		e.Block.Index = t.Index
+	case *ltep.UploadOnly:
+		e.All = t.On
 	case *wire.Suggest:
 		e.Block.Index = t.Index
 	case *wire.AllowedFast:

@@ -43,10 +43,12 @@ type Peer struct {
 	since    time.Time
 	opened   atomic.Bool
 
-	uploaded atomic.Int64 // bytes of piece data, by the writer
+	uploaded atomic.Int64          // bytes of piece data, by the writer
+	shown    atomic.Pointer[shown] // what it may ask for while we super-seed; nil means all. The writer looks at it
 
 	key                picker.PeerKey
-	has                *bitfield.Set // what it has, while we miss something; nil if seed
+	has                *bitfield.Set // what it has, while we miss something
+	super              *superPeer    // while we super-seed; nil if it is a seed
 	seed               bool
 	uploadOnly         bool
 	pipe               pipeline.Pipeline
@@ -172,7 +174,7 @@ func (p *Peer) ReadBlock(dst []byte, b bt.Block) error {
 	ok := t.have != nil && t.have.Has(int(b.Index))
 	t.haveMu.RUnlock()
 	s := t.shared.Load()
-	if !ok || s.store == nil {
+	if show := p.shown.Load(); !ok || s.store == nil || show != nil && !show.has(b.Index) {
 		return errNotHere
 	}
 	n, err := s.store.ReadAt(dst, s.geom.Offset(b))
@@ -393,6 +395,9 @@ func (t *Torrent) opened(p *Peer) {
 	t.nextKey++
 	p.key = t.nextKey
 	t.byKey[p.key] = p
+	if t.super != nil {
+		p.shown.Store(&shown{set: bitfield.New(t.geom.NumPieces())})
+	}
 	if t.byID[p.id] == nil {
 		t.byID[p.id] = p
 	}
@@ -447,6 +452,7 @@ func (t *Torrent) learnGeometry(p *Peer) {
 // peerHas takes in what a peer says it has, all at once. What was known before stays: a peer's pieces only grow.
 func (t *Torrent) peerHas(p *Peer, has *bitfield.Set, all bool) {
 	p.seed = all
+	t.superHas(p, has, all)
 	if t.picker == nil {
 		return
 	}
@@ -479,7 +485,7 @@ func (t *Torrent) peerHas(p *Peer, has *bitfield.Set, all bool) {
 // greet sends what every session begins with.
 func (t *Torrent) greet(p *Peer) {
 	switch {
-	case t.have == nil || t.have.Count() == 0:
+	case t.have == nil || t.have.Count() == 0 || t.super != nil:
 		if p.fast { // without metadata too: BEP 6 wants one of the three from everybody
 			t.send(p, wire.HaveNone{})
 		}
@@ -534,10 +540,11 @@ func (t *Torrent) sendExchange(p *Peer, now time.Time) {
 // exchange returns what a type exchange says now, but for the peer's own address.
 func (t *Torrent) exchange() (ltep.Exchange, *peer.WeUse) {
 	if t.weUse == nil {
-		e := ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding}
+		e := ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding && t.super == nil}
 		e.M, t.weUse = t.cfg.Types.Exchange()
-		e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: t.weUse.Metadata})
 		e.M, t.weUse = t.offerPEX(e.M, t.weUse)
+		e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: t.weUse.Metadata}, ltep.Entry{Name: ltep.NameDontHave, ID: t.weUse.DontHave},
+			ltep.Entry{Name: ltep.NameUploadOnly, ID: t.weUse.UploadOnly})
 		if t.info != nil {
 			e.MetadataSize = int64(len(t.info.Bytes))
 		}
@@ -592,6 +599,10 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 				p.allowed = append(p.allowed, e.Block.Index)
 			}
 			refill = true
+		case wire.KindDontHave:
+			t.peerLost(p, e.Block.Index)
+		case wire.KindUploadOnly:
+			p.uploadOnly = e.All
 		case wire.KindExchange:
 			t.peerExchange(p, e)
 		case wire.KindMetadata:
@@ -612,6 +623,10 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 func (t *Torrent) peerHave(p *Peer, e *peerconn.Event) {
 	if e.All {
 		p.seed = true
+	}
+	t.superHave(p, e.Block.Index)
+	if p.seed {
+		t.superGone(p)
 	}
 	if t.picker == nil || p.has == nil || !p.has.Add(int(e.Block.Index)) {
 		return
@@ -674,6 +689,7 @@ func (t *Torrent) closed(p *Peer, err error) {
 	}
 	p.has = nil
 	t.leavePEX(p)
+	t.superGone(p)
 	t.dropMetadata(p)
 	t.lingering.Add(1)
 	p.apps.End(func() { t.lingering.Add(-1) }) // perhaps at once: the owner must not post to itself

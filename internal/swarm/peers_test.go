@@ -487,7 +487,7 @@ func TestExchangesAreComplete(t *testing.T) {
 		if err := ty.Withdraw(); err != nil {
 			t.Fatal(err)
 		}
-		if m := read(); m["x"] != 0 || len(m) != 3 {
+		if m := read(); m["x"] != 0 || len(m) != 5 {
 			t.Errorf("after the withdrawal: %v, want the name with 0", m)
 		}
 	})

@@ -12,7 +12,10 @@ import (
 	"github.com/parley-bt/parley/wire"
 )
 
-// assembly is a piece on its way: its blocks as they arrive. Once complete it belongs to the worker that verifies it.
+// zeroBlock is a block of padding.
+var zeroBlock [bt.BlockBytes]byte
+
+// assembly is a piece on its way: its blocks as they arrive, nil for what is padding. Once complete it belongs to the worker that verifies it.
 type assembly struct {
 	index  bt.PieceIndex
 	blocks []*blockbuf.Buf
@@ -118,7 +121,11 @@ func (t *Torrent) startJobs() {
 func (t *Torrent) verify(a *assembly) {
 	s := t.shared.Load()
 	h := sha1.New()
-	for _, b := range a.blocks {
+	for n, b := range a.blocks {
+		if b == nil { // padding, which nobody was asked for
+			h.Write(zeroBlock[:s.geom.Block(a.index, n).Length])
+			continue
+		}
 		h.Write(b.Bytes())
 	}
 	var sum [bt.HashBytes]byte
@@ -126,11 +133,13 @@ func (t *Torrent) verify(a *assembly) {
 	var err error
 	if ok {
 		off := s.geom.PieceStart(a.index)
-		for _, b := range a.blocks {
-			if _, err = s.store.WriteAt(b.Bytes(), off); err != nil {
-				break
+		for n, b := range a.blocks {
+			if b != nil {
+				if _, err = s.store.WriteAt(b.Bytes(), off); err != nil {
+					break
+				}
 			}
-			off += int64(b.Len())
+			off += int64(s.geom.Block(a.index, n).Length)
 		}
 		if err == nil {
 			err = s.store.Verified(a.index)
@@ -154,6 +163,9 @@ func (t *Torrent) pieceDone(a *assembly, ok bool, err error) {
 		t.picker.Failed(a.index)
 		t.fail(fmt.Errorf("piece %d: %w", a.index, err))
 		return
+	case !ok && a.bytes == 0:
+		t.fail(fmt.Errorf("piece %d: %w", a.index, errPadding))
+		return
 	case !ok:
 		t.corruptPiece(a)
 	default:
@@ -161,14 +173,15 @@ func (t *Torrent) pieceDone(a *assembly, ok bool, err error) {
 		t.have.Add(int(a.index))
 		t.haveMu.Unlock()
 		t.picker.Verified(a.index)
+		t.countPiece(a.index, 1)
+		t.wakeReaders()
 		t.progress, t.unsaved = true, true
 		for p := range t.peers {
 			if !p.seed {
 				t.send(p, wire.Have{Index: a.index})
 			}
 		}
-		if t.picker.Complete() {
-			t.completed()
+		if t.completeIfAll() {
 			return
 		}
 		for p := range t.peers {

@@ -77,6 +77,10 @@ type Config struct {
 	Open       func(*metainfo.Info) (storage.Storage, error)
 	Complete   bool // the content is known to be complete: no verification
 	NoDownload bool // take part without downloading or storing anything
+	// Want, if set, says how much each file is wanted that is not padding; called by the owner once the metadata is known.
+	Want       func(i int, f *metainfo.File) Priority
+	Sequential bool // ask for pieces in their order rather than the rarest first
+	SuperSeed  bool // spread what is complete at the start by BEP 16
 	OnVerify   func(done, total int)
 
 	Types   Types
@@ -101,6 +105,7 @@ const (
 type Stats struct {
 	State                        State
 	TotalBytes, HaveBytes        int64
+	WantedBytes, WantedHave      int64 // of the files that are wanted, and what of them is verified
 	Pieces, HavePieces           int
 	Peers, Seeds                 int
 	Downloaded, Uploaded, Wasted int64
@@ -156,7 +161,8 @@ type Torrent struct {
 	haveMu   sync.RWMutex
 	have     *bitfield.Set // written by the owner under haveMu
 
-	ready, complete, stopped *latch
+	ready, stopped *latch
+	complete       atomic.Pointer[latch] // replaced when more is wanted
 
 	// The owner's.
 	state      State
@@ -164,7 +170,10 @@ type Torrent struct {
 	info       *metainfo.Info
 	geom       bt.Geometry
 	store      storage.Storage
-	picker     *picker.Picker // nil until metadata is known and storage open, and once complete
+	picker     *picker.Picker // nil until metadata is known and storage open, and once every piece is here
+	want       wants
+	readers    map[*Reader]struct{}
+	super      *superSeed // nil unless super-seeding
 	choker     choker.Choker
 	rng        *rand.Rand
 	peers      map[*Peer]struct{}
@@ -207,6 +216,8 @@ type Torrent struct {
 	saved   time.Time // when the last one began
 
 	blocks []bt.Block // scratch
+	urgent []bt.PieceIndex
+	rushed []bt.PieceIndex
 	keys   []picker.PeerKey
 	ckeys  []choker.Key
 	cpeers []choker.Peer
@@ -249,13 +260,14 @@ const (
 func Start(cfg Config) *Torrent {
 	t := &Torrent{
 		cfg: cfg, inbox: make(chan envelope, inboxSize), done: make(chan struct{}),
-		ready: newLatch(), complete: newLatch(), stopped: newLatch(),
+		ready: newLatch(), stopped: newLatch(), readers: make(map[*Reader]struct{}),
 		peers: make(map[*Peer]struct{}), byID: make(map[bt.PeerID]*Peer), byKey: make(map[picker.PeerKey]*Peer),
 		candidates: make(map[netip.AddrPort]*candidate), banned: make(map[bt.PeerID]struct{}),
 		open: make(map[bt.PieceIndex]*assembly),
 		rng:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
+	t.complete.Store(newLatch())
 	t.shared.Store(&sharedState{})
 	t.greeting.pending = make(map[*Peer]*peerconn.Conn)
 	t.greeting.hosts = make(map[netip.Prefix]int)
@@ -394,6 +406,7 @@ func (t *Torrent) handle(e envelope) {
 func (t *Torrent) shut() {
 	t.closing = true
 	t.cfg.Shared.leave(t.turn)
+	t.wakeReaders()
 	t.greeting.close()
 	for p := range t.peers {
 		p.conn.Close(nil)
@@ -413,6 +426,7 @@ func (t *Torrent) fail(err error) {
 	for p := range t.peers {
 		p.conn.Close(nil)
 	}
+	t.wakeReaders()
 	t.notify(Event{Kind: EventError, Err: err})
 	t.stopped.close()
 }
@@ -436,10 +450,15 @@ func (t *Torrent) gotInfo(info *metainfo.Info) {
 	t.state = StateVerifying
 	t.weUse = nil
 	t.keepPrivate()
+	t.initialWants()
+	wanted := t.want.wantedFiles()
 	t.publish() // exchanges say from now on that we have the metadata
 	t.group.Go(func() {
 		store, err := t.cfg.Open(info)
 		have := bitfield.New(info.NumPieces())
+		if err == nil && wanted != nil {
+			err = tellSelector(store, nil, wanted)
+		}
 		if err == nil {
 			if t.cfg.Complete {
 				have.Fill()
@@ -447,7 +466,7 @@ func (t *Torrent) gotInfo(info *metainfo.Info) {
 				have, err = storage.ResumePieces(t.ctx, store, info.Geometry, storage.V1Hashes(info.PieceHashes), t.cfg.OnVerify)
 			}
 		}
-		f := func() { t.verified(store, have, err) }
+		f := func() { t.want.stored = wanted; t.verified(store, have, err) }
 		if !t.post(envelope{kind: envCall, f: f}) && store != nil {
 			store.Close()
 		}
@@ -470,38 +489,51 @@ func (t *Torrent) verified(store storage.Storage, have *bitfield.Set, err error)
 	t.have = have
 	t.haveMu.Unlock()
 	t.publish()
+	t.recount()
+	if t.cfg.SuperSeed && have.Full() {
+		t.beginSuper()
+	}
 	if !have.Full() {
-		pieceBytes := int(t.geom.PieceBytes)
-		t.picker = picker.New(t.geom, have, t.rng, picker.Options{MaxOpen: max(2, t.cfg.BufferBytes/2/pieceBytes)})
+		t.newPicker()
 	}
 	for p := range t.peers {
 		t.learnGeometry(p)
+		if t.super != nil {
+			continue
+		}
 		for i := range have.All() { // it was told that we have nothing
 			t.send(p, wire.Have{Index: bt.PieceIndex(i)})
 		}
 	}
+	t.tellStorage() // what was chosen meanwhile
 	t.notify(Event{Kind: EventVerified})
 	t.ready.close()
-	if have.Full() {
-		t.completed()
+	t.wakeReaders()
+	t.urge()
+	if t.completeIfAll() {
 		return
 	}
 	t.announce()
 	t.tick()
 }
 
-// completed goes on once every piece is in place.
+// completed goes on once every piece that is wanted is in place.
 func (t *Torrent) completed() {
 	t.state = StateSeeding
-	t.picker = nil
+	if t.have.Full() {
+		t.picker = nil
+	}
 	for p := range t.peers {
-		p.has, p.amInterested = nil, false
+		p.amInterested = false
+		if t.picker == nil {
+			p.has = nil
+		}
 		t.send(p, wire.NotInterested{})
 	}
 	t.announce() // upload_only (BEP 21)
 	t.progress = false
 	t.notify(Event{Kind: EventComplete})
-	t.complete.close()
+	t.complete.Load().close()
 	t.rechoke(t.cfg.Now())
 }
 
@@ -522,7 +554,11 @@ func (t *Torrent) tick() {
 	if next := t.choker.Next(); !next.IsZero() && !now.Before(next) {
 		t.rechoke(now)
 	}
+	t.tickSuper(now)
 	if t.picker != nil {
+		if len(t.readers) > 0 {
+			t.urge()
+		}
 		t.abandonStalled()
 		t.fillAll(now)
 	}
@@ -552,7 +588,7 @@ func (t *Torrent) save(now time.Time) {
 			t.unsaved = t.unsaved || err != nil // until it can be done
 			switch {
 			case err == nil || t.closing:
-			case t.picker != nil:
+			case t.state == StateDownloading:
 				t.fail(fmt.Errorf("saving what is verified: %w", err))
 			default:
 				t.cfg.Log.Warn("saving what is verified", "error", err)
@@ -583,7 +619,7 @@ func (t *Torrent) tickPeer(p *Peer, now time.Time) {
 
 // closeRedundant closes sessions between two seeds that can carry no messages (EMP/1 section 7.7).
 func (t *Torrent) closeRedundant(p *Peer, now time.Time) {
-	if t.state != StateSeeding || !p.seed && !p.uploadOnly {
+	if t.state != StateSeeding || !p.seed && (!p.uploadOnly || p.peerInterested) {
 		return
 	}
 	if !p.exchanged && now.Sub(p.since) < redundantPatience {
@@ -619,6 +655,10 @@ func (t *Torrent) stats() Stats {
 		if last := t.geom.NumPieces() - 1; last >= 0 && t.have.Has(last) {
 			s.HaveBytes -= int64(t.geom.PieceBytes) - int64(t.geom.PieceLen(bt.PieceIndex(last)))
 		}
+	}
+	s.WantedBytes, s.WantedHave = s.TotalBytes, s.HaveBytes
+	if t.want.files != nil {
+		s.WantedBytes, s.WantedHave = t.want.bytes, t.want.have
 	}
 	return s
 }
@@ -687,8 +727,8 @@ func (t *Torrent) wait(ctx context.Context, l *latch) error {
 // WaitReady waits until the metadata is known and what is on disk has been verified.
 func (t *Torrent) WaitReady(ctx context.Context) error { return t.wait(ctx, t.ready) }
 
-// WaitComplete waits until every piece is in place.
-func (t *Torrent) WaitComplete(ctx context.Context) error { return t.wait(ctx, t.complete) }
+// WaitComplete waits until every piece that is wanted is in place.
+func (t *Torrent) WaitComplete(ctx context.Context) error { return t.wait(ctx, t.complete.Load()) }
 
 // Close leaves the swarm and waits until nothing of the torrent runs any more, handlers of messages excepted.
 func (t *Torrent) Close() {
