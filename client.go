@@ -19,6 +19,7 @@ import (
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/swarm"
+	"github.com/parley-bt/parley/internal/webseed"
 	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/peer"
 )
@@ -40,7 +41,8 @@ type Client struct {
 	byHost *hostSlots     // of those, how many each host has
 	shared *swarm.Shared  // how many connections there are, and are being opened
 
-	discovery *discoverer // how torrents find peers
+	discovery *discoverer     // how torrents find peers
+	web       *webseed.Client // nil if web seeds are not used
 
 	mu       sync.Mutex
 	torrents map[bt.InfoHash]*Torrent
@@ -82,6 +84,7 @@ func NewClient(cfg Config) (*Client, error) {
 	}
 	c.group.Go(func() { timers.Run(c.stop) })
 	c.discovery = newDiscoverer(c)
+	c.web = c.newWeb()
 	return c, nil
 }
 
@@ -179,6 +182,9 @@ func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, 
 	if err := checkTrackers(o.Trackers); err != nil {
 		return nil, err
 	}
+	if err := checkWebSeeds(o.WebSeeds); err != nil {
+		return nil, err
+	}
 	t := newTorrent(c, ih, o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -199,6 +205,7 @@ func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, 
 		cfg.Open = o.Storage
 	}
 	prepare(t, &cfg)
+	t.useWeb(&cfg)
 	t.find = c.discovery.newFinder(t)
 	t.sw = swarm.Start(cfg)
 	close(t.started)
@@ -304,6 +311,9 @@ func (c *Client) Close() error {
 	}
 	wg.Wait()
 	errs = append(errs, c.discovery.close(begin))
+	if c.web != nil {
+		c.web.Close()
+	}
 	c.group.Wait()
 	c.conns.Wait()
 	if !already {

@@ -81,4 +81,7 @@ type Config struct {
 
 	// Set by resolved: what MaxPerAddress and MaxHandshakesPerAddress are for addresses that are near. 0 is no bound.
 	nearPerAddress, nearHandshakes int
+
+	// NoWebSeeds leaves web servers alone that torrents and magnet links name, and those of TorrentOptions.
+	NoWebSeeds bool
 }

@@ -28,12 +28,13 @@ const (
 	EventMissed                                // Missed: how many events this consumer lost before this one
 	EventClosed                                // the torrent has been closed; the last event
 	EventTracker                               // Tracker, Err: what came of an announce; it will be tried again at Tracker.Next
+	EventWebSeedFailed                         // WebSeed (its URL), Err: what went wrong; WebSeeds says whether it will be asked again
 )
 
 // String returns the kind's name in lower case with underscores, as in JSON output.
 func (k EventKind) String() string {
 	names := [...]string{"unknown", "peer_connected", "peer_types", "peer_disconnected", "dial_failed", "metadata", "verified",
-		"progress", "complete", "error", "missed", "closed", "tracker"}
+		"progress", "complete", "error", "missed", "closed", "tracker", "web_seed_failed"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -50,6 +51,7 @@ type Event struct {
 	Err     error
 	Missed  int
 	Tracker TrackerStatus
+	WebSeed string
 }
 
 // maxWaiting is how many events may wait for a slow consumer.
@@ -146,8 +148,9 @@ func (s *subscribers) take(x *subscriber) []Event {
 func (t *Torrent) notify(e swarm.Event) {
 	kinds := [...]EventKind{swarm.EventPeerConnected: EventPeerConnected, swarm.EventPeerTypes: EventPeerTypes,
 		swarm.EventPeerDisconnected: EventPeerDisconnected, swarm.EventDialFailed: EventDialFailed, swarm.EventMetadata: EventMetadata,
-		swarm.EventVerified: EventVerified, swarm.EventProgress: EventProgress, swarm.EventComplete: EventComplete, swarm.EventError: EventError}
-	out := Event{Kind: kinds[e.Kind], Time: time.Now(), Addr: e.Addr, Stats: statsOf(e.Stats), Err: e.Err}
+		swarm.EventVerified: EventVerified, swarm.EventProgress: EventProgress, swarm.EventComplete: EventComplete, swarm.EventError: EventError,
+		swarm.EventWebSeedFailed: EventWebSeedFailed}
+	out := Event{Kind: kinds[e.Kind], Time: time.Now(), Addr: e.Addr, Stats: statsOf(e.Stats), Err: e.Err, WebSeed: e.WebSeed}
 	if e.Peer != nil {
 		out.Peer = peerOf(e.Peer)
 	}

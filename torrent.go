@@ -30,6 +30,9 @@ type TorrentOptions struct {
 	// Trackers are tiers of trackers to announce to beside those of the torrent: in each tier the first that answers (BEP 12), but every tier. They are the user's word, so they
 	// may be anywhere, on this machine too, while those of a torrent or magnet link may not be more local than the internet, see Config.AllowNetworks.
 	Trackers [][]string
+	// WebSeeds are URLs of web seeds (BEP 19) beside those of the torrent: of its only file, or of the folder that holds it. They are the user's word, so they may be anywhere, on
+	// this machine too, while those of a torrent or magnet link may not be more local than the internet, see Config.AllowNetworks.
+	WebSeeds []string
 	// NoDownload takes part in the swarm without downloading or storing any piece: to exchange messages only.
 	NoDownload bool
 	// OnSkip, if set, is told by Share what below the path is not shared, since it is no regular file.

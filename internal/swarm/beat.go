@@ -46,16 +46,19 @@ func (b *beat) ticked(now func() time.Time, busy bool, next func() time.Time) {
 
 // busy reports whether anything that the owner watches can come due without somebody telling it, dials to come excepted.
 func (t *Torrent) busy() bool {
-	return len(t.peers) > 0 || t.dialing > 0 || t.unsaved || t.saving || t.progress
+	return len(t.peers) > 0 || t.dialing > 0 || t.unsaved || t.saving || t.progress || t.webFetching > 0
 }
 
-// nextDial returns when an address may be dialled next, as far as that is known; zero if none waits.
+// nextDial returns when an address may be dialled or a web seed be asked next, as far as that is known; zero if none waits.
 func (t *Torrent) nextDial() time.Time {
 	at := t.pool.NextAt(t.cfg.Now())
 	for _, c := range t.candidates {
 		if !c.busy && (at.IsZero() || c.next.Before(at)) {
 			at = c.next
 		}
+	}
+	if next := t.nextWeb(); !next.IsZero() && (at.IsZero() || next.Before(at)) {
+		at = next
 	}
 	return at
 }

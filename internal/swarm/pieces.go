@@ -70,14 +70,19 @@ func (t *Torrent) block(p *Peer, now time.Time, b bt.Block, data *blockbuf.Buf) 
 	if r.Others > 0 {
 		t.cancelOthers(p, b, now)
 	}
+	t.assemble(b, data, r.PieceComplete)
+}
+
+// assemble keeps a new block, and has its piece verified once that is complete. It owns data.
+func (t *Torrent) assemble(b bt.Block, data *blockbuf.Buf, complete bool) {
 	a := t.open[b.Index]
 	if a == nil {
 		a = &assembly{index: b.Index, blocks: make([]*blockbuf.Buf, t.geom.NumBlocks(b.Index))}
 		t.open[b.Index] = a
 	}
 	a.blocks[b.Begin/bt.BlockBytes] = data
-	a.bytes += n
-	if r.PieceComplete {
+	a.bytes += data.Len()
+	if complete {
 		delete(t.open, b.Index)
 		t.verifying += a.bytes
 		t.jobs = append(t.jobs, a)
@@ -206,6 +211,9 @@ func (t *Torrent) corruptPiece(a *assembly) {
 	if len(t.keys) != 1 {
 		return
 	}
+	if w := t.webOf(t.keys[0]); w != nil {
+		t.banWeb(w, a.index)
+	}
 	if p := t.byKey[t.keys[0]]; p != nil {
 		t.banned[p.id] = struct{}{}
 		p.conn.Close(fmt.Errorf("%w: piece %d", peer.ErrCorruptPiece, a.index))
@@ -222,6 +230,7 @@ func (t *Torrent) fillAll(now time.Time) {
 			}
 		}
 	}
+	t.fillWeb(now)
 }
 
 // trust ranks a peer by what it has sent, the best first.

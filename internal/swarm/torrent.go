@@ -25,6 +25,7 @@ import (
 	"github.com/parley-bt/parley/internal/pexset"
 	"github.com/parley-bt/parley/internal/picker"
 	"github.com/parley-bt/parley/internal/pipeline"
+	"github.com/parley-bt/parley/internal/webseed"
 	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/storage"
@@ -83,6 +84,9 @@ type Config struct {
 	SuperSeed  bool // spread what is complete at the start by BEP 16
 	OnVerify   func(done, total int)
 
+	WebSeeds []WebSeed
+	Web      *webseed.Client // nil: no web seed is used
+
 	Types   Types
 	NewApps func(*Peer) Apps
 	Notify  func(Event) // called by the owner: must not block, nor call the torrent
@@ -129,6 +133,7 @@ const (
 	EventProgress
 	EventComplete
 	EventError
+	EventWebSeedFailed // WebSeed, Err
 )
 
 // Event is something that happened, for the layer above.
@@ -138,6 +143,8 @@ type Event struct {
 	Addr  netip.AddrPort
 	Stats Stats
 	Err   error
+
+	WebSeed string // its URL
 }
 
 // tickEvery is how often the owner looks at everything that depends on time.
@@ -204,6 +211,9 @@ type Torrent struct {
 	jobs      []*assembly // complete, waiting for a worker
 	working   int
 	verifying int // bytes of pieces that wait for or are in verification
+
+	webs        []*webSeed
+	webFetching int // fetches from them under way
 
 	downloaded, wasted int64
 	corrupt            int
@@ -339,7 +349,7 @@ func (t *Torrent) run() {
 	}
 	const maxBurst = 64 // then the tick and the end get their turn
 	burst := 0
-	for !t.closing || t.greeting.any() || t.working > 0 || t.dialing > 0 || t.state == StateVerifying {
+	for !t.closing || t.greeting.any() || t.working > 0 || t.webFetching > 0 || t.dialing > 0 || t.state == StateVerifying {
 		if burst < maxBurst { // the quick way while there is much to do
 			select {
 			case e := <-t.inbox:
@@ -367,6 +377,7 @@ func (t *Torrent) run() {
 		}
 	}
 	t.discardOpen()
+	t.closeWeb()
 	if t.store != nil {
 		if err := t.store.Close(); err != nil {
 			t.cfg.Log.Warn("closing storage", "error", err)
@@ -421,6 +432,7 @@ func (t *Torrent) fail(err error) {
 	t.err = err
 	t.state = StateStopped
 	t.cfg.Log.Info("torrent stopped", "error", err)
+	t.restWeb()
 	t.picker = nil
 	t.discardOpen()
 	for p := range t.peers {
@@ -506,6 +518,7 @@ func (t *Torrent) verified(store storage.Storage, have *bitfield.Set, err error)
 		}
 	}
 	t.tellStorage() // what was chosen meanwhile
+	t.openWeb()
 	t.notify(Event{Kind: EventVerified})
 	t.ready.close()
 	t.wakeReaders()
@@ -520,6 +533,7 @@ func (t *Torrent) verified(store storage.Storage, have *bitfield.Set, err error)
 // completed goes on once every piece that is wanted is in place.
 func (t *Torrent) completed() {
 	t.state = StateSeeding
+	t.restWeb()
 	if t.have.Full() {
 		t.picker = nil
 	}
@@ -555,6 +569,7 @@ func (t *Torrent) tick() {
 		t.rechoke(now)
 	}
 	t.tickSuper(now)
+	t.idleWeb()
 	if t.picker != nil {
 		if len(t.readers) > 0 {
 			t.urge()
