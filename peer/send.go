@@ -218,6 +218,19 @@ func (m *Machine) HasUploads() bool {
 	return m.requests.len() > 0 || m.metaWants.len() > 0 || m.hashes.ready()
 }
 
+// HasUrgentOutput is HasOutput without the blocks that the peer waits for: what no limit of the rate should hold up.
+func (m *Machine) HasUrgentOutput() bool {
+	return len(m.out) > 0 || len(m.app) > m.appHead || m.phase == PhaseOpen && (m.metaWants.len() > 0 || m.hashes.ready())
+}
+
+// NextBlock returns the block that NextUpload would take next; false if it would take something else or nothing.
+func (m *Machine) NextBlock() (bt.Block, bool) {
+	if m.phase != PhaseOpen || m.metaWants.len() > 0 || m.hashes.ready() || m.requests.len() == 0 {
+		return bt.Block{}, false
+	}
+	return m.requests.all()[0], true
+}
+
 // AppendOutput appends what is to be written next to dst and forgets it: all control frames, then whole application messages as far as they fit
 // into appLimit bytes; a first one that does not fit goes all the same, if appLimit is above 0.
 func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {

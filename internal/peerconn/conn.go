@@ -60,6 +60,9 @@ type Session interface {
 	Uploaded(n int)
 	// Metadata returns the info dictionary, nil if it is not known or not shared. It is not changed.
 	Metadata() []byte
+	// UploadGroup and DownloadGroup return the session's share of the rates, nil for no limits. They return the same each time.
+	UploadGroup() *Group
+	DownloadGroup() *Group
 	// Closed is called once, last; err is why. No other method is called any more.
 	Closed(c *Conn, err error)
 }
@@ -110,6 +113,10 @@ type Conn struct {
 	unsent   []byte    // what answer could not write; the writer does it first
 	// writeSince is when the write under way began; zero if none is.
 	writeSince time.Time
+
+	up, down *share        // parts of the session's groups; nil until there is a limit
+	unpaid   int           // the read loop's: bytes that came and are not counted yet, see pace
+	resume   chan struct{} // capacity 1: the paused read loop may go on; nil until there is a limit
 }
 
 // waiter is a send that waits for room, in order. Whoever makes room queues the message for it.
@@ -203,7 +210,7 @@ func (c *Conn) after() {
 
 // kick starts the writer if there is something to write and none runs. The lock is held.
 func (c *Conn) kick() {
-	if !c.writing && !c.corked && c.netErr == nil && c.m.HasOutput() {
+	if !c.writing && !c.corked && c.netErr == nil && c.ready() {
 		c.writing = true
 		c.o.Group.Add(1)
 		go c.write()
@@ -286,6 +293,7 @@ func (c *Conn) shut() {
 	}
 	if peer.FaultOf(c.m.Err()) == peer.FaultNone && c.m.Opened() {
 		c.graceful = true
+		c.unshape()
 		end := time.Now().Add(closeGrace) // the operating system's clock: deadlines are its business
 		if err := c.nc.SetDeadline(end); err != nil {
 			c.fail(err)
@@ -305,6 +313,7 @@ func (c *Conn) shut() {
 func (c *Conn) fail(err error) {
 	if c.netErr == nil {
 		c.netErr = err
+		c.unshape()
 		if c.session != nil {
 			c.session.Interrupt()
 		}
@@ -468,6 +477,7 @@ func (c *Conn) writeLoop() {
 		c.wrote(gone)
 	}
 	c.writing = false
+	c.settle()
 	c.schedule()
 	c.wake(false)
 	if c.graceful {
@@ -485,16 +495,21 @@ func (c *Conn) wrote(n int64) {
 	}
 }
 
-// gather collects what to write next behind buf: control first, then messages and pieces in turn, as far as the buffer reaches. The lock is held, and
+// gather collects what to write next behind buf: control first, then messages and pieces in turn, as far as the buffer and the rate reach. The lock is held, and
 // released while a block is read.
 func (c *Conn) gather(buf []byte) []byte {
 	now := c.o.Now()
 	out := c.m.AppendOutput(now, buf, appShare)
-	shared := len(out)
+	shared, paid := len(out), 0
 	for {
-		u, ok := c.m.NextUpload()
+		b, isBlock := c.m.NextBlock()
+		ok := !isBlock || c.mayUpload(int(b.Length))
+		var u peer.Upload
+		if ok {
+			u, ok = c.m.NextUpload()
+		}
 		if !ok {
-			// Nobody waits for pieces, so messages may have all of the buffer.
+			// No piece may go now, so messages may have all of the buffer.
 			if room := cap(out) - len(out); c.m.AppQueued() > 0 && len(out) > 0 && room >= c.m.NextApp() {
 				out = c.m.AppendOutput(now, out, room)
 			}
@@ -504,7 +519,13 @@ func (c *Conn) gather(buf []byte) []byte {
 			c.uploadMetadata(u)
 			out = c.m.AppendOutput(now, out, 0)
 		} else {
+			n := len(out)
 			out = c.uploadBlock(now, out, u)
+			if len(out)-n >= int(u.Block.Length) {
+				paid += int(u.Block.Length)
+			} else if c.up != nil {
+				c.up.credit += int(u.Block.Length) // refused
+			}
 		}
 		if len(out)-shared > appShare {
 			out = c.m.AppendOutput(now, out, appShare)
@@ -514,6 +535,7 @@ func (c *Conn) gather(buf []byte) []byte {
 			break
 		}
 	}
+	c.chargeUp(len(out) - paid)
 	return out
 }
 
@@ -559,9 +581,12 @@ func (c *Conn) uploadMetadata(u peer.Upload) {
 // readLoop reads until the connection ends, and reports the end.
 func (c *Conn) readLoop() {
 	for {
+		if c.session != nil {
+			c.reader.setMost(c.session.DownloadGroup().readMost())
+		}
 		buf, n, err := c.reader.read()
 		if n > 0 {
-			c.handle(buf, n)
+			c.pace(n, c.handle(buf, n))
 		} else if buf != nil {
 			buf.Release()
 		}
@@ -576,8 +601,8 @@ func (c *Conn) readLoop() {
 	}
 }
 
-// handle feeds what was read to the machine, and the machine's events to the session.
-func (c *Conn) handle(buf *blockbuf.Large, n int) {
+// handle feeds what was read to the machine, and the machine's events to the session. It returns how many bytes of blocks there were.
+func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
 	var batch *Batch
 	apps := false
 	c.mu.Lock()
@@ -610,6 +635,9 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 				apps = true
 				break
 			}
+			if x, ok := ev.Msg.(*wire.Piece); ok {
+				payload += len(x.Data)
+			}
 			if batch == nil {
 				batch = newBatch()
 			}
@@ -629,7 +657,7 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 	c.mu.Unlock()
 	buf.Release() // before anything blocks
 	if batch == nil && !apps {
-		return
+		return payload
 	}
 	if batch != nil {
 		c.session.Deliver(c, batch)
@@ -640,6 +668,7 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) {
 	c.mu.Lock()
 	c.busy = false
 	c.mu.Unlock()
+	return payload
 }
 
 // answer writes what the machine has to say to what was just read, from the read loop itself if the socket takes it: a writer of its own would cost more than
@@ -650,6 +679,7 @@ func (c *Conn) answer(buf []byte) {
 	}
 	c.writing = true
 	out := c.m.AppendOutput(c.o.Now(), buf, cap(buf))
+	c.chargeUp(len(out))
 	c.wake(false)
 	gone := c.appIn - int64(c.m.AppQueued())
 	c.mu.Unlock()

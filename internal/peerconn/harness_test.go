@@ -38,12 +38,13 @@ var geometry = func() bt.Geometry {
 
 // side is one connection with its session and host, and what they were told. Its functions may be set before it is started.
 type side struct {
-	onOpen    func(c *Conn)
-	onApp     func(payload []byte)
-	onDone    func()
-	onDeliver func(*Batch)
-	readBlock func(dst []byte, b bt.Block) error
-	metadata  []byte
+	onOpen             func(c *Conn)
+	onApp              func(payload []byte)
+	onDone             func()
+	onDeliver          func(*Batch)
+	readBlock          func(dst []byte, b bt.Block) error
+	metadata           []byte
+	upGroup, downGroup *Group
 
 	opts   Options
 	group  sync.WaitGroup
@@ -119,6 +120,10 @@ func (s *side) Uploaded(n int) {
 }
 
 func (s *side) Metadata() []byte { return s.metadata }
+
+func (s *side) UploadGroup() *Group { return s.upGroup }
+
+func (s *side) DownloadGroup() *Group { return s.downGroup }
 
 func (s *side) Closed(_ *Conn, err error) { s.ended(err) }
 

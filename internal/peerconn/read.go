@@ -15,13 +15,16 @@ type streamReader struct {
 	nc    net.Conn
 	small []byte
 	busy  bool
+	most  int // bytes to read at once, at least smallRead
 }
+
+func (r *streamReader) setMost(n int) { r.most = n }
 
 // read returns a borrowed buffer with n bytes in it; the caller releases it. Both bytes and an error may come at once.
 func (r *streamReader) read() (*blockbuf.Large, int, error) {
 	if r.busy {
 		buf := blockbuf.GetLarge()
-		n, err := r.nc.Read(buf.Bytes())
+		n, err := r.nc.Read(buf.Bytes()[:r.most])
 		r.busy = n >= smallRead
 		return buf, n, err
 	}

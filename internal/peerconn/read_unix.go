@@ -19,6 +19,7 @@ type reader struct {
 	buf    *blockbuf.Large
 	n      int
 	err    error
+	most   int // bytes to read at once
 
 	put     func(fd uintptr) bool // r.tryWrite, made once
 	out     []byte
@@ -28,12 +29,16 @@ type reader struct {
 
 func (r *reader) init(nc net.Conn) {
 	r.stream.nc = nc
+	r.setMost(blockbuf.LargeBytes)
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			r.raw, r.try, r.put = raw, r.tryRead, r.tryWrite
 		}
 	}
 }
+
+// setMost bounds a read to n bytes.
+func (r *reader) setMost(n int) { r.most, r.stream.most = n, n }
 
 // read returns a borrowed buffer with n bytes in it, which the caller releases; the buffer may be nil where n is 0.
 func (r *reader) read() (*blockbuf.Large, int, error) {
@@ -56,7 +61,7 @@ func (r *reader) read() (*blockbuf.Large, int, error) {
 func (r *reader) tryRead(fd uintptr) bool {
 	buf := blockbuf.GetLarge()
 	for {
-		n, err := syscall.Read(int(fd), buf.Bytes())
+		n, err := syscall.Read(int(fd), buf.Bytes()[:r.most])
 		switch err {
 		case nil:
 			r.buf, r.n = buf, n

@@ -7,13 +7,14 @@ import (
 )
 
 // Timers calls connections when their machine's deadline has come: one goroutine and one timer for all of them. A connection stands in it at most once,
-// at its deadline or before; deadlines that move on are found when their old time comes.
+// at its deadline or before; deadlines that move on are found when their old time comes. Those who wait for their share of a rate are let go by it, too.
 type Timers struct {
 	now func() time.Time
 
-	mu   sync.Mutex
-	heap timerHeap
-	wake chan struct{} // capacity 1: the head of the heap has changed
+	mu      sync.Mutex
+	heap    timerHeap
+	shapers []*Shaper
+	wake    chan struct{} // capacity 1: the head of the heap has changed
 }
 
 type timerEntry struct {
@@ -101,6 +102,14 @@ func (t *Timers) Run(stop <-chan struct{}) {
 			e := heap.Pop(&t.heap).(timerEntry)
 			t.mu.Unlock()
 			e.c.tick(now)
+		}
+		t.mu.Lock()
+		shapers := t.shapers // only ever appended to
+		t.mu.Unlock()
+		for _, s := range shapers {
+			if at := s.run(now); !at.IsZero() {
+				wait = min(wait, at.Sub(t.now()))
+			}
 		}
 		timer.Reset(wait)
 		select {

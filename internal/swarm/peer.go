@@ -202,6 +202,12 @@ func (p *Peer) Metadata() []byte {
 	return nil
 }
 
+// UploadGroup implements [peerconn.Session].
+func (p *Peer) UploadGroup() *peerconn.Group { return p.t.cfg.Up }
+
+// DownloadGroup implements [peerconn.Session].
+func (p *Peer) DownloadGroup() *peerconn.Group { return p.t.cfg.Down }
+
 // Closed implements [peerconn.Session].
 func (p *Peer) Closed(_ *peerconn.Conn, err error) {
 	p.endHello()

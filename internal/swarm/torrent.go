@@ -73,6 +73,7 @@ type Config struct {
 	MaxPerNear    int // likewise if it is less than global, where many machines may share one; 0: no bound
 	UploadSlots   int
 	BufferBytes   int
+	Up, Down      *peerconn.Group // the torrent's share of the client's rates; nil: no limits
 
 	Info       *metainfo.Info // nil: it comes from peers (BEP 9)
 	Open       func(*metainfo.Info) (storage.Storage, error)
