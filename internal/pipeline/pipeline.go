@@ -181,6 +181,13 @@ func (p *Pipeline) Snubbed(now time.Time) bool {
 	return now.Sub(p.waiting) >= p.patience()
 }
 
+// Excuse says that it was our doing that nothing arrived up to now.
+func (p *Pipeline) Excuse(now time.Time) {
+	if p.outstanding > 0 {
+		p.waiting = now
+	}
+}
+
 func (p *Pipeline) patience() time.Duration {
 	if p.delivered {
 		return SnubNext

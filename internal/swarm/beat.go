@@ -51,6 +51,9 @@ func (t *Torrent) busy() bool {
 
 // nextDial returns when an address may be dialled or a web seed be asked next, as far as that is known; zero if none waits.
 func (t *Torrent) nextDial() time.Time {
+	if t.paused {
+		return time.Time{}
+	}
 	at := t.pool.NextAt(t.cfg.Now())
 	for _, c := range t.candidates {
 		if !c.busy && (at.IsZero() || c.next.Before(at)) {
@@ -59,6 +62,15 @@ func (t *Torrent) nextDial() time.Time {
 	}
 	if next := t.nextWeb(); !next.IsZero() && (at.IsZero() || next.Before(at)) {
 		at = next
+	}
+	return at
+}
+
+// nextTick returns when there is something to do next although nothing happens, as far as that is known; zero for never.
+func (t *Torrent) nextTick() time.Time {
+	at := t.nextDial()
+	if goal := t.goalAt(); at.IsZero() || !goal.IsZero() && goal.Before(at) {
+		return goal
 	}
 	return at
 }

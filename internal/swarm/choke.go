@@ -13,22 +13,28 @@ func (t *Torrent) rechoke(now time.Time) {
 		return
 	}
 	t.cpeers = t.cpeers[:0]
+	interested, unchoked := 0, 0
 	for p := range t.peers {
 		if !p.peerInterested && !p.unchoked {
 			continue
 		}
+		if p.peerInterested {
+			interested++
+		}
 		t.cpeers = append(t.cpeers, choker.Peer{Key: choker.Key(p.key), Interested: p.peerInterested, Unchoked: p.unchoked, Snubbed: p.snubbed,
 			RateDown: p.pipe.Rate(now), RateUp: p.up.Rate(now), Since: p.chokeSince, Connected: p.since})
 	}
-	t.ckeys = t.choker.Choose(t.ckeys[:0], now, t.cpeers, t.cfg.UploadSlots, t.state == StateSeeding, t.rng)
+	t.ckeys = t.choker.Choose(t.ckeys[:0], now, t.cpeers, t.slots(now, interested), t.state == StateSeeding, t.rng)
 	for p := range t.peers {
 		p.wanted = false
 	}
 	for _, k := range t.ckeys {
 		if p := t.byKey[pickerKey(k)]; p != nil {
 			p.wanted = true
+			unchoked++
 		}
 	}
+	t.usedSlots(unchoked)
 	for p := range t.peers {
 		if p.wanted == p.unchoked {
 			continue

@@ -111,7 +111,7 @@ func (t *Torrent) perHost(a netip.Addr) int {
 // dial dials addresses whose time has come: those of the user first.
 func (t *Torrent) dial(now time.Time) {
 	defer t.cfg.Shared.decline(t.turn) // what was granted and is not needed
-	if t.closing || t.err != nil || t.state == StateVerifying {
+	if t.closing || t.paused || t.err != nil || t.state == StateVerifying {
 		return
 	}
 	full := t.full()
@@ -244,7 +244,7 @@ func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 		t.dialFailed(c, err)
 		return
 	}
-	if t.closing || t.err != nil || !t.mayLearnFrom(c.source.Origin) {
+	if t.closing || t.paused || t.err != nil || !t.mayLearnFrom(c.source.Origin) {
 		t.cfg.Shared.opened(false)
 		c.busy = false
 		if c.learned() {

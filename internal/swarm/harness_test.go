@@ -88,6 +88,8 @@ type node struct {
 	store storage.Storage
 
 	conn   peerconn.Options
+	up     *peerconn.Shaper // see uploading and downloading
+	down   *peerconn.Shaper
 	conns  sync.WaitGroup
 	run    sync.WaitGroup
 	ln     net.Listener

@@ -304,6 +304,7 @@ type greeting struct {
 	hosts   map[netip.Prefix]int // connections of each host
 	pending map[*Peer]*peerconn.Conn
 	closed  bool
+	paused  bool
 }
 
 // reserve counts a connection with the host of a; false if it has as many as most, of which 0 is no bound.
@@ -347,7 +348,7 @@ func (g *greeting) full(a netip.Addr, most int) bool {
 func (g *greeting) begin(p *Peer, c *peerconn.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	if g.closed || g.paused {
 		return false
 	}
 	g.conns++
@@ -382,10 +383,17 @@ func (g *greeting) any() bool {
 func (g *greeting) close() {
 	g.mu.Lock()
 	g.closed = true
+	g.mu.Unlock()
+	g.closePending(peer.ErrUnknownTorrent)
+}
+
+// closePending closes those in their hello.
+func (g *greeting) closePending(err error) {
+	g.mu.Lock()
 	conns := slices.Collect(maps.Values(g.pending))
 	g.mu.Unlock()
 	for _, c := range conns {
-		c.Close(peer.ErrUnknownTorrent)
+		c.Close(err)
 	}
 }
 
@@ -420,7 +428,7 @@ func (t *Torrent) opened(p *Peer) {
 
 // admit decides whether a new session may stay.
 func (t *Torrent) admit(p *Peer) error {
-	if t.closing || t.err != nil {
+	if t.closing || t.paused || t.err != nil {
 		return peer.ErrUnknownTorrent
 	}
 	if _, bad := t.banned[p.id]; bad {

@@ -249,7 +249,7 @@ func (t *Torrent) fill(p *Peer, now time.Time) {
 	if t.picker == nil || t.closing || !p.amInterested || t.verifying > t.cfg.BufferBytes/2 {
 		return
 	}
-	room := p.pipe.Room()
+	room := t.limitRoom(p, p.pipe.Room())
 	if p.snubbed { // one block at a time, to learn whether it is alive again
 		room = min(room, 1-p.pipe.Outstanding())
 	}

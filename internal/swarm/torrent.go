@@ -74,6 +74,9 @@ type Config struct {
 	UploadSlots   int
 	BufferBytes   int
 	Up, Down      *peerconn.Group // the torrent's share of the client's rates; nil: no limits
+	Uploads       *UploadPool     // the client's upload slots; nil: only UploadSlots bounds them
+	Paused        bool            // begin paused
+	SeedGoal      SeedGoal        // pause when it is reached
 
 	Info       *metainfo.Info // nil: it comes from peers (BEP 9)
 	Open       func(*metainfo.Info) (storage.Storage, error)
@@ -104,6 +107,7 @@ const (
 	StateSeeding
 	StateIdle // NoDownload
 	StateStopped
+	StatePaused // what it does otherwise is not done, but for verifying
 )
 
 // Stats is a snapshot of a torrent.
@@ -135,6 +139,9 @@ const (
 	EventComplete
 	EventError
 	EventWebSeedFailed // WebSeed, Err
+	EventPaused
+	EventResumed
+	EventSeedGoal // reached; the torrent is paused
 )
 
 // Event is something that happened, for the layer above.
@@ -222,6 +229,10 @@ type Torrent struct {
 	upSeen             int64
 	progress           bool // pieces were verified since the last event
 
+	paused  bool
+	goal    goalState
+	uploads *uploadShare // nil if the client's slots are not bounded
+
 	unsaved bool      // pieces were verified since the last checkpoint began
 	saving  bool      // a checkpoint is under way
 	saved   time.Time // when the last one began
@@ -277,6 +288,8 @@ func Start(cfg Config) *Torrent {
 		open: make(map[bt.PieceIndex]*assembly),
 		rng:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
+	t.paused, t.greeting.paused = cfg.Paused, cfg.Paused
+	t.uploads = cfg.Uploads.join()
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.complete.Store(newLatch())
 	t.shared.Store(&sharedState{})
@@ -368,7 +381,7 @@ func (t *Torrent) run() {
 			t.handle(e)
 		case <-beat.ticker.C:
 			t.tick()
-			beat.ticked(t.cfg.Now, t.busy(), t.nextDial)
+			beat.ticked(t.cfg.Now, t.busy(), t.nextTick)
 		case <-t.turn.wake:
 			beat.wake()
 			t.dial(t.cfg.Now())
@@ -385,6 +398,7 @@ func (t *Torrent) run() {
 		}
 	}
 	t.state = StateStopped
+	t.uploads.leave()
 	close(t.done)
 	t.stopped.close()
 	// Posts that won the race against done are answered, so that nothing they hold is lost.
@@ -440,12 +454,14 @@ func (t *Torrent) fail(err error) {
 		p.conn.Close(nil)
 	}
 	t.wakeReaders()
+	t.uploads.leave()
 	t.notify(Event{Kind: EventError, Err: err})
 	t.stopped.close()
 }
 
 func (t *Torrent) notify(e Event) {
-	if e.Kind == EventVerified || e.Kind == EventProgress || e.Kind == EventComplete || e.Kind == EventError {
+	switch e.Kind {
+	case EventVerified, EventProgress, EventComplete, EventError, EventPaused, EventResumed, EventSeedGoal:
 		e.Stats = t.stats()
 	}
 	t.cfg.Notify(e)
@@ -584,6 +600,7 @@ func (t *Torrent) tick() {
 	}
 	t.save(now)
 	t.tickPEX(now)
+	t.tickGoal(now)
 	t.dial(now)
 }
 
@@ -622,6 +639,7 @@ func (t *Torrent) tickPeer(p *Peer, now time.Time) {
 	if p.exchangeDue {
 		t.sendExchange(p, now)
 	}
+	t.excusePaused(p, now)
 	if t.picker != nil && p.pipe.Snubbed(now) {
 		// What it owes is asked of others; if it comes after all it is welcome.
 		n := t.picker.ReleaseAll(p.key)
@@ -661,6 +679,9 @@ func (t *Torrent) stats() Stats {
 		if p.seed {
 			s.Seeds++
 		}
+	}
+	if t.paused && (t.state == StateMetadata || t.state == StateDownloading || t.state == StateSeeding || t.state == StateIdle) {
+		s.State = StatePaused
 	}
 	if t.info != nil {
 		s.TotalBytes, s.Pieces = t.info.Geometry.TotalBytes, t.info.NumPieces()
