@@ -15,6 +15,7 @@ import (
 	"github.com/parley-bt/parley/internal/discovery"
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/swarm"
+	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/tracker"
 	"github.com/parley-bt/parley/tracker/proto"
 )
@@ -302,10 +303,14 @@ func (t *Torrent) Trackers() (all []TrackerStatus) {
 
 // Scrape asks every tracker of the torrent how many peers it knows, without announcing anything (BEP 48, BEP 15). The counts come in the order of the trackers; what went wrong with one stands in its Err.
 func (t *Torrent) Scrape(ctx context.Context) []TrackerCounts {
+	return scrapeAll(ctx, t.client.discovery.trackers, t.announced(), t.trackers())
+}
+
+func scrapeAll(ctx context.Context, c *tracker.Client, hashes []bt.InfoHash, lists [][][]tracker.URL) []TrackerCounts {
 	var all []TrackerCounts
 	var from []tracker.Origin
-	for _, h := range t.announced() {
-		for _, list := range t.trackers() {
+	for _, h := range hashes {
+		for _, list := range lists {
 			for _, u := range slices.Concat(list...) {
 				all = append(all, TrackerCounts{URL: u.URL, InfoHash: h})
 				from = append(from, u.From)
@@ -318,11 +323,32 @@ func (t *Torrent) Scrape(ctx context.Context) []TrackerCounts {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			scrape(ctx, t.client.discovery.trackers, &all[i], from[i])
+			scrape(ctx, c, &all[i], from[i])
 		})
 	}
 	wg.Wait()
 	return all
+}
+
+// ScrapeOptions says whom [ScrapeTrackers] asks. The zero value asks nobody.
+type ScrapeOptions struct {
+	// Trackers are URLs that the user named.
+	Trackers []string
+	// Strangers are URLs from a torrent or link: they may not be more local than the internet, but for those in AllowNetworks. 100 of them are asked.
+	Strangers     []string
+	AllowNetworks []netip.Prefix
+	ClientName    string // what trackers are told about this program; empty means "Parley" and the version
+}
+
+// ScrapeTrackers asks trackers how many peers of a torrent they know, all at once, without joining anything (BEP 48, BEP 15). The counts come in the order of the trackers, each once; what went wrong
+// with one stands in its Err. It takes as long as the slowest, a minute at most beside the waits for those before it: bound it by ctx.
+func ScrapeTrackers(ctx context.Context, h bt.InfoHash, o ScrapeOptions) []TrackerCounts {
+	if o.ClientName == "" {
+		o.ClientName = "Parley " + Version
+	}
+	c := tracker.NewClient(tracker.Config{UserAgent: o.ClientName, Allow: o.AllowNetworks})
+	t := &Torrent{o: TorrentOptions{Trackers: [][]string{o.Trackers}}, magnet: metainfo.Magnet{Trackers: o.Strangers}}
+	return scrapeAll(ctx, c, []bt.InfoHash{h}, t.trackers())
 }
 
 // scrape fills in what a tracker says.

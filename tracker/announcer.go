@@ -212,6 +212,16 @@ func (a *Announcer) stop(ctx context.Context) {
 		all.Go(func() {
 			req := a.request(task)
 			req.NumWant = proto.NoPeers
+			if task.Owed {
+				// Programs that fetch one torrent and end would never be counted otherwise. If it fails, the end is news all the same.
+				completed := *req
+				completed.Event = EventCompleted
+				if _, err := a.cfg.Client.Announce(ctx, task.URL.URL, task.URL.From, &completed); err != nil {
+					a.mu.Lock()
+					a.status[task.Tracker].Err = err
+					a.mu.Unlock()
+				}
+			}
 			_, err := a.cfg.Client.Announce(ctx, task.URL.URL, task.URL.From, req)
 			a.mu.Lock()
 			defer a.mu.Unlock()

@@ -228,6 +228,27 @@ func TestAnnouncerStopsInTime(t *testing.T) {
 	})
 }
 
+// TestAnnouncerEndsRightAfterCompletion checks that a download that ends as soon as it is complete counts.
+func TestAnnouncerEndsRightAfterCompletion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, c := newWorld(t)
+		w.set("192.0.2.1", fixed(&proto.AnnounceReply{Interval: time.Hour}))
+		left := int64(5)
+		a := NewAnnouncer(AnnouncerConfig{Client: c, Tiers: [][]URL{{{URL: "http://192.0.2.1/announce"}}}, Report: func() Progress { return Progress{Port: 1, Left: left} }})
+		ctx, cancel := context.WithCancel(t.Context())
+		var run sync.WaitGroup
+		run.Go(func() { a.Run(ctx) })
+		w.want(t, "0s 192.0.2.1 started 5")
+		left = 0
+		a.mu.Lock() // so that the announcer does not see the one before the other
+		a.tiers.Complete()
+		a.mu.Unlock()
+		cancel()
+		run.Wait()
+		w.want(t, "0s 192.0.2.1 completed 0", "0s 192.0.2.1 stopped 0")
+	})
+}
+
 // TestAnnouncerHurries checks that the last announces end when the program cannot wait.
 func TestAnnouncerHurries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

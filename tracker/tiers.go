@@ -35,6 +35,8 @@ type Task struct {
 	URL     URL
 	Event   Event
 	ID      string // the tracker id to send
+	// Owed, of a last announce, says that [EventCompleted] is to be announced before it: the download became complete just before the end.
+	Owed bool
 }
 
 // Outcome is what came of a task.
@@ -244,7 +246,7 @@ func (t *Tiers) Stop() []Task {
 	var last []Task
 	for i, tr := range t.all {
 		if tr.started || t.busy && t.task.Tracker == i && t.task.Event == EventStarted {
-			last = append(last, Task{Tracker: i, URL: tr.url, Event: EventStopped, ID: tr.id})
+			last = append(last, Task{Tracker: i, URL: tr.url, Event: EventStopped, ID: tr.id, Owed: tr.owes})
 		}
 	}
 	return last

@@ -85,6 +85,8 @@ func eventJSON(ev parley.Event) any {
 		return dialEvent{h, ev.Addr, errText}
 	case parley.EventVerified, parley.EventProgress, parley.EventComplete:
 		return statsEvent{h, statsJSON(ev.Stats)}
+	case parley.EventTracker:
+		return trackerJSON(h, ev.Tracker)
 	case parley.EventMissed:
 		return missedEvent{h, ev.Missed}
 	case parley.EventError:
@@ -131,6 +133,12 @@ Every character that a terminal would not show (control, bidirectional and zero-
   peer_types         the same fields: the message types that the peer receives are known or have changed
   peer_disconnected  the same fields, and "error" unless the peer left in good order
   dial_failed        "addr", "error": it will be tried again, and this is told again when the reason changes
+  tracker            what came of an announce: "tracker" (scheme and host), "info_hash", "peers" (named), "dropped" (of these not taken),
+                     "seeders" and "leechers" if it says so, "failures" (in a row), "next" (when it is asked again, if it is), "warning", "error"
+  scrape             show --scrape: "tracker", "info_hash", "seeders", "leechers", "downloaded", "error"
+  tracking           tracker: it answers: "addr", "urls" (to announce to)
+  tracker_stats      tracker, on SIGUSR1 and as often as --stats says: "torrents", "peers" (now), "announces", "scrapes" (answered), "refused",
+                     "limited" (of these, asked too often), "bad_connection_ids", "malformed_datagrams"
   message            "type", "peer", "bytes", and "payload" if it is UTF-8 text, else "payload_base64"
   echo_failed        "type", "peer", "error": a message that listen --echo could not return
   sent               send: "type", "peer", "client", "bytes": a peer has taken the message

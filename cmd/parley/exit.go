@@ -33,7 +33,7 @@ var exitCodes = []struct {
 	code    int
 	meaning string
 }{
-	{exitOK, "done; for seed and listen, and get --seed once it is complete: ended by Ctrl-C or a termination signal"},
+	{exitOK, "done; for seed, listen and tracker, and get --seed once it is complete: ended by Ctrl-C or a termination signal"},
 	{exitFailure, "failed for a reason without a code of its own; the error says which"},
 	{exitUsage, "wrong usage: an unknown command or flag, a bad value, a missing --peer"},
 	{exitInput, "a path or torrent that was named does not exist or cannot be read, or has changed while it was served"},

@@ -75,7 +75,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	alone := len(peers) == 0 && a.net.listen == "" && len(parley.LinkPeers(s.magnet, a.net.nets...)) == 0
+	alone := len(peers) == 0 && a.net.listen == "" && len(parley.LinkPeers(s.magnet, a.net.nets...)) == 0 && !a.net.find.can(s)
 	if alone && s.kind != sourceTorrent {
 		return errNoPeers(s.magnet)
 	}
@@ -88,7 +88,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	start := time.Now()
 	m := a.ui.meter("downloading", true)
 	defer m.end()
-	o := parley.TorrentOptions{Dir: f.dir}
+	o := parley.TorrentOptions{Dir: f.dir, Trackers: a.net.find.tiers()}
 	var t *parley.Torrent
 	switch s.kind {
 	case sourceTorrent:
@@ -104,7 +104,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 		return err
 	}
 	if s.kind != sourceTorrent {
-		a.ui.note("waiting for metadata from %s", fromWhom(c, peers))
+		a.ui.note("waiting for metadata from %s", a.fromWhom(c, s, peers))
 	}
 	if err := a.download(ctx, t, m, f, peers, alone); err != nil {
 		return err
@@ -114,8 +114,9 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 		return err
 	}
 	if f.seed {
+		events := t.Events(ctx)
 		a.announce(c, t, nil, nil)
-		return a.keepSeeding(ctx, t, nil)
+		return a.keepSeeding(ctx, t, events, nil)
 	}
 	return nil
 }
@@ -192,8 +193,12 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 }
 
 // fromWhom names those that may have the metadata.
-func fromWhom(c *parley.Client, peers []netip.AddrPort) string {
-	if len(peers) == 0 {
+func (a *app) fromWhom(c *parley.Client, s source, peers []netip.AddrPort) string {
+	switch {
+	case len(peers) > 0:
+	case a.net.find.can(s):
+		return "peers that are still to be found"
+	default:
 		return fmt.Sprintf("peers that connect to %s", c.Addr())
 	}
 	return addrList(peers)

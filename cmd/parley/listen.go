@@ -106,7 +106,7 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 
 // join adds what s is, and returns what of a folder is not served, too. Only with --get is anything written.
 func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlags) (t *parley.Torrent, skipped []string, err error) {
-	o := parley.TorrentOptions{Dir: f.dir, NoDownload: !f.get}
+	o := parley.TorrentOptions{Dir: f.dir, NoDownload: !f.get, Trackers: a.net.find.tiers()}
 	switch s.kind {
 	case sourceContent:
 		if f.get || f.dir != "" {

@@ -305,7 +305,7 @@ func TestUsage(t *testing.T) {
 		{"to without port", "send " + someMagnet + " --type a --to nowhere hi", exitUsage, []string{`--to "nowhere"`, "--to wants host:port"}},
 		{"bad listen", "seed " + file + " --listen 6881x", exitUsage, []string{`--listen "6881x"`, "host:port"}},
 		{"listen port too large", "seed " + file + " --listen :65536", exitUsage, []string{`--listen ":65536"`}},
-		{"link without peers", "get " + someMagnet, exitUsage, []string{"no peer to ask", "--peer ADDR", "not in this version"}},
+		{"link without peers", "get " + someMagnet, exitUsage, []string{"no peer to ask", "--peer ADDR", "--tracker URL"}},
 		{"info-hash without peers", "get " + someHash, exitUsage, []string{"no peer to ask", "--peer ADDR"}},
 		{"send without peers", "send " + someHash + " --type a hi", exitUsage, []string{"no peer to ask"}},
 		{"link with private peers only", "get " + someMagnet + "&x.pe=192.168.1.2:6881", exitUsage, []string{"only public IP addresses", "--peer 192.168.1.2:6881"}},

@@ -35,6 +35,7 @@ type netFlags struct {
 	nets   []netip.Prefix   // allow, by check
 	given  []netip.AddrPort // peers, by resolve
 	linked []netip.AddrPort // of the link, by quietly
+	find   findFlags
 }
 
 func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
@@ -44,6 +45,7 @@ func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
 		"on the internet may not name private addresses; may be repeated, or hold several with commas")
 	cmd.Flags().BoolVar(&f.noPEX, "no-pex", false, "neither tell peers of each other nor dial whom they tell of (BEP 11)")
 	noFiles(cmd, "listen", "peer", "allow-network")
+	f.find.add(cmd)
 }
 
 const (
@@ -109,6 +111,9 @@ func (f *netFlags) check() error {
 		}
 		f.nets = append(f.nets, p.Masked())
 	}
+	if err := f.find.check(); err != nil {
+		return err
+	}
 	if f.listen == "" {
 		return nil
 	}
@@ -124,7 +129,8 @@ func (f *netFlags) check() error {
 
 // openClient starts the client. Without --listen it takes one of BitTorrent's usual ports if standard is set, else any.
 func (a *app) openClient(standard bool) (*parley.Client, error) {
-	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX}
+	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX,
+		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd}
 	if a.net.state != "" {
 		if err := os.MkdirAll(a.net.state, 0o700); err != nil { // as the client does, but here it is known what it is about
 			return nil, failf(exitStorage, "--state wants a folder that can be written to", "--state %s: %w", a.net.state, err)
@@ -186,7 +192,7 @@ func reachableAt(addr netip.AddrPort) []netip.AddrPort {
 
 // errNoPeers says that a swarm cannot be entered, and how it could.
 func errNoPeers(m metainfo.Magnet) error {
-	const hint = "add --peer ADDR with the address of a peer that has it (parley seed prints it), or --listen ADDR to wait for peers to come"
+	const hint = "add --peer ADDR with the address of a peer that has it (parley seed prints it), --tracker URL, --lsd to look on the local network, or --listen ADDR to wait for peers to come"
 	if len(m.Peers) > 0 {
 		list := make([]string, 0, len(m.Peers))
 		for _, p := range m.Peers {
@@ -195,7 +201,7 @@ func errNoPeers(m metainfo.Magnet) error {
 		return failf(exitUsage, "if you trust the link, name them yourself: --peer "+strings.Join(list, " --peer "),
 			"no peer to ask: of the peers a link names, only public IP addresses are dialled on its word, and this one names others")
 	}
-	return failf(exitUsage, hint, "no peer to ask: finding peers through trackers and the DHT is not in this version")
+	return failf(exitUsage, hint, "no peer to ask, and no tracker that could name one")
 }
 
 // quietly returns the link without the peers it names, and those of them that may be dialled on its word: who dials them after it has asked for events hears of
@@ -219,12 +225,13 @@ func peerText(p parley.Peer) string {
 type sessionLog struct {
 	ui       *ui
 	dialed   map[netip.AddrPort]string // the last error told for each address
+	trackers map[string]string         // what was told last of each tracker
 	sessions int                       // how many peers have connected
 	told     atomic.Bool               // something has been printed of some peer
 }
 
 func newSessionLog(u *ui) *sessionLog {
-	return &sessionLog{ui: u, dialed: make(map[netip.AddrPort]string)}
+	return &sessionLog{ui: u, dialed: make(map[netip.AddrPort]string), trackers: make(map[string]string)}
 }
 
 // maxDialed bounds the addresses of which a sessionLog remembers what was told.
@@ -256,6 +263,8 @@ func (l *sessionLog) handle(ev parley.Event) {
 		return
 	}
 	switch ev.Kind {
+	case parley.EventTracker:
+		l.tracker(ev)
 	case parley.EventPeerConnected:
 		l.ui.note("peer %s connected", peerText(ev.Peer))
 	case parley.EventPeerDisconnected:
@@ -270,6 +279,23 @@ func (l *sessionLog) handle(ev parley.Event) {
 	case parley.EventDialFailed:
 		l.ui.note("peer %s %s; will be tried again", ev.Addr, safe.Escape(dialText(ev.Err)))
 	}
+}
+
+// tracker tells of a tracker what is new, its URL being secret beyond the host.
+func (l *sessionLog) tracker(ev parley.Event) {
+	s := ev.Tracker
+	what := s.Warning
+	if s.Err != nil {
+		what = trackerReason(s.Err)
+	}
+	if before, known := l.trackers[s.URL]; before == what && (known || what == "") {
+		return
+	} else if what == "" {
+		l.ui.note("tracker %s answers again", s.Tracker)
+	} else {
+		l.ui.note("%s", trackerText(s, ev.Time))
+	}
+	l.trackers[s.URL] = what // no more of them than the torrent has trackers
 }
 
 // dialText says why a peer could not be connected: because nobody is there, or because who is there does not want to.

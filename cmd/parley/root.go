@@ -65,7 +65,7 @@ Try it on one machine, in two terminals:
   parley send 'magnet:…' --peer 127.0.0.1:6881 --type hello --wait 2s 'Hi there'
 
 ` + sourceHelp + `.
-Peers are named with --peer; finding them through trackers and the DHT is not in this version.`
+Peers are named with --peer, or found through trackers (those of the torrent or link, and --tracker) and on the local network (--lsd).`
 
 func (a *app) rootCmd() *cobra.Command {
 	root := &cobra.Command{
@@ -103,7 +103,7 @@ func (a *app) rootCmd() *cobra.Command {
 		return failf(exitUsage, `run "`+cmd.CommandPath()+` --help" for its flags; what begins with "-" and is no flag comes last, after "--"`, "%w", err)
 	})
 	root.AddCommand(
-		a.createCmd(), a.showCmd(), a.verifyCmd(), a.seedCmd(), a.getCmd(), a.listenCmd(), a.sendCmd(), a.versionCmd(), a.manCmd(),
+		a.createCmd(), a.showCmd(), a.verifyCmd(), a.seedCmd(), a.getCmd(), a.listenCmd(), a.sendCmd(), a.trackerCmd(), a.versionCmd(), a.manCmd(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: "The exit codes of parley:\n\n" + exitCodeText()},
 		&cobra.Command{Use: "events", Short: "The JSON lines of --json and listen", Long: eventHelp},
 	)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"iter"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,8 +92,9 @@ func (a *app) seed(ctx context.Context, arg, data string) (err error) {
 	if err != nil {
 		return interrupted(ctx, err, "nothing was served yet")
 	}
+	events := t.Events(ctx) // before anybody is told where to connect to
 	a.announce(c, t, nil, skipped)
-	return a.keepSeeding(ctx, t, peers)
+	return a.keepSeeding(ctx, t, events, peers)
 }
 
 // share adds what s is, whose content lies at content, to be served from there. It returns what of a folder is not served, too.
@@ -102,7 +105,7 @@ func (a *app) share(ctx context.Context, c *parley.Client, s source, content str
 	}
 	m, onVerify := a.ui.hashing(title, false)
 	defer m.end()
-	o := parley.TorrentOptions{OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
+	o := parley.TorrentOptions{Trackers: a.net.find.tiers(), OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
 	if s.kind == sourceTorrent {
 		t, err = c.SeedTorrent(ctx, s.torrent, content, o)
 		if err != nil && ctx.Err() == nil {
@@ -165,7 +168,13 @@ func findContent(info *metainfo.Info, torrent, data string) (string, error) {
 // announce prints under which link and addresses the torrent is served, and for people a command line for the other side. It does
 // so before anything else reaches standard output.
 func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []string) {
-	magnet, addrs := t.Magnet().String(), reachableAt(c.Addr())
+	link := t.Magnet()
+	for _, u := range a.net.find.trackers {
+		if !slices.Contains(link.Trackers, u) {
+			link.Trackers = append(link.Trackers, u)
+		}
+	}
+	magnet, addrs := link.String(), reachableAt(c.Addr())
 	a.ui.event(listeningEvent{head: now("listening"), InfoHash: t.InfoHash().String(), Name: t.Name(), Magnet: magnet, Addrs: orEmpty(addrs), Types: types, Skipped: skipped})
 	say := a.ui.say
 	if types != nil {
@@ -194,7 +203,7 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []str
 }
 
 // keepSeeding dials peers and serves until ctx ends, which is the normal end, or the torrent stops, whose error it returns.
-func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, peers []netip.AddrPort) error {
+func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, events iter.Seq[parley.Event], peers []netip.AddrPort) error {
 	a.ui.note("serving; Ctrl-C ends")
 	start := time.Now()
 	m := a.ui.meter("seeding", false)
@@ -202,7 +211,6 @@ func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, peers []netip.
 	stop := a.watch(ctx, m, t, seedText)
 	defer stop()
 	log := newSessionLog(a.ui)
-	events := t.Events(ctx)
 	a.net.dial(t, peers)
 	err := follow(ctx, events, log.handle)
 	stop()

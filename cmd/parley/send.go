@@ -96,7 +96,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 		}
 		peers = append(peers, to...)
 	}
-	if len(peers) == 0 && a.net.listen == "" && len(parley.LinkPeers(s.magnet, a.net.nets...)) == 0 {
+	if len(peers) == 0 && a.net.listen == "" && len(parley.LinkPeers(s.magnet, a.net.nets...)) == 0 && !a.net.find.can(s) {
 		return errNoPeers(s.magnet)
 	}
 	payload, err := a.payload(ctx, message)
@@ -113,7 +113,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 		return err
 	}
 	defer a.closeClient(c, &err)
-	o := parley.TorrentOptions{NoDownload: true}
+	o := parley.TorrentOptions{NoDownload: true, Trackers: a.net.find.tiers()}
 	var t *parley.Torrent
 	if s.kind == sourceMagnet {
 		magnet, linked := a.net.quietly(s.magnet)

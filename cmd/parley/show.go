@@ -48,13 +48,17 @@ type magnetEvent struct {
 }
 
 func (a *app) showCmd() *cobra.Command {
-	return &cobra.Command{
+	scrape := false
+	cmd := &cobra.Command{
 		Use:     "show TORRENT|MAGNET",
 		Short:   "Print what a .torrent or magnet link says",
-		Long:    "Print what a .torrent file or a magnet link says: info-hash, files, sizes, trackers. Nothing is asked of the network.",
+		Long:    "Print what a .torrent file or a magnet link says: info-hash, files, sizes, trackers. Nothing is asked of the\nnetwork, but for --scrape.",
 		Example: "  parley show holiday.torrent\n  parley show 'magnet:?xt=urn:btih:…'",
 		Args:    wants(1, "a .torrent file or a magnet link"),
-		RunE: a.runs(func(_ context.Context, args []string) error {
+		RunE: a.runs(func(ctx context.Context, args []string) error {
+			if err := a.net.check(); err != nil {
+				return err
+			}
 			s, err := parseSource(args[0], true)
 			if err != nil {
 				return err
@@ -62,8 +66,14 @@ func (a *app) showCmd() *cobra.Command {
 			switch s.kind {
 			case sourceTorrent:
 				a.showTorrent(s.torrent)
+				if scrape {
+					return a.scrape(ctx, s.hash, s.torrent.Announce)
+				}
 			case sourceMagnet:
 				a.showMagnet(s.magnet)
+				if scrape {
+					return a.scrape(ctx, s.hash, [][]string{s.magnet.Trackers})
+				}
 			case sourceHash:
 				return failf(exitUsage, "parley get fetches what it stands for", "%s: an info-hash says nothing by itself", args[0])
 			case sourceContent:
@@ -72,6 +82,11 @@ func (a *app) showCmd() *cobra.Command {
 			return nil
 		}),
 	}
+	cmd.Flags().BoolVar(&scrape, "scrape", false, "ask the trackers how many peers there are")
+	cmd.Flags().StringArrayVar(&a.net.find.trackers, "tracker", nil, "with --scrape: ask the tracker at `URL` too; may be repeated")
+	cmd.Flags().StringArrayVar(&a.net.allow, "allow-network", nil, "with --scrape: ask trackers in the network `CIDR` too, such as 10.0.0.0/8, that a torrent or link names")
+	noFiles(cmd, "tracker", "allow-network")
+	return cmd
 }
 
 func (a *app) showTorrent(mi *metainfo.MetaInfo) {

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/tracker/server"
+)
+
+// trackerPort is the port that trackers have by custom.
+const trackerPort = "6969"
+
+type trackerFlags struct {
+	listen      string
+	udp         bool
+	interval    time.Duration
+	allow       []string
+	maxTorrents int
+	stats       time.Duration
+}
+
+// trackingEvent says that the tracker runs.
+type trackingEvent struct {
+	head
+	Addr netip.AddrPort `json:"addr"`
+	URLs []string       `json:"urls"`
+}
+
+// trackerStatsEvent is what the tracker has done so far.
+type trackerStatsEvent struct {
+	head
+	Torrents           int    `json:"torrents"`
+	Peers              int    `json:"peers"`
+	Announces          uint64 `json:"announces"`
+	Scrapes            uint64 `json:"scrapes"`
+	Refused            uint64 `json:"refused"`
+	Limited            uint64 `json:"limited"`
+	BadConnectionIDs   uint64 `json:"bad_connection_ids"`
+	MalformedDatagrams uint64 `json:"malformed_datagrams"`
+}
+
+func (a *app) trackerCmd() *cobra.Command {
+	var f trackerFlags
+	cmd := &cobra.Command{
+		Use:   "tracker",
+		Short: "Run a tracker",
+		Long: `Run a tracker, over HTTP and UDP on one port number, until Ctrl-C. The URLs to announce to are printed first. What it knows is kept in
+memory only: peers announce again.
+
+It can stand on the open internet: what it keeps and whom it answers is bounded, and a UDP reply is no longer than its request before
+the sender's address has been proved. By default it listens on this machine only, and tracks every torrent that is announced to it.` + statsSignalHelp,
+		Example: "  parley tracker\n  parley tracker --listen :6969 --allow torrents.txt\n  parley seed holiday/ --tracker http://127.0.0.1:6969/announce",
+		Args:    wants(0, ""),
+		RunE:    a.runs(func(ctx context.Context, _ []string) error { return a.tracker(ctx, f) }),
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.listen, "listen", "127.0.0.1:"+trackerPort, "answer on `ADDR`, as host:port or :port")
+	fl.BoolVar(&f.udp, "udp", true, "answer over UDP as well; --udp=false leaves HTTP")
+	fl.DurationVar(&f.interval, "interval", 30*time.Minute, "have peers announce every `TIME`")
+	fl.StringArrayVar(&f.allow, "allow", nil, "track only the torrents that `FILE` names: a .torrent, or a text with one info-hash or magnet link a line; may be repeated")
+	fl.IntVar(&f.maxTorrents, "max-torrents", 10_000, "keep at most `N` torrents")
+	fl.DurationVar(&f.stats, "stats", 0, "print what it has done every `TIME`; 0 is never")
+	noFiles(cmd, "listen", "interval", "max-torrents", "stats")
+	return cmd
+}
+
+func (a *app) tracker(ctx context.Context, f trackerFlags) error {
+	if f.interval < time.Second || f.maxTorrents < 1 || f.stats < 0 || f.stats > 0 && f.stats < time.Second {
+		return failf(exitUsage, "such as --interval 30m --max-torrents 1000 --stats 1m", "--interval and --stats must be at least a second, and --max-torrents at least 1")
+	}
+	if err := (&netFlags{listen: f.listen}).check(); err != nil {
+		return err
+	}
+	cfg := server.Config{Interval: f.interval, MaxTorrents: f.maxTorrents}
+	if len(f.allow) > 0 {
+		allowed := map[bt.InfoHash]bool{}
+		for _, path := range f.allow {
+			if err := readAllowed(path, allowed); err != nil {
+				return err
+			}
+		}
+		cfg.Allow = func(h bt.InfoHash) bool { return allowed[h] }
+		a.ui.note("%s tracked, others are refused", plural(len(allowed), "torrent"))
+	}
+	open := server.Listen
+	if !f.udp {
+		open = server.ListenHTTP
+	}
+	l, err := open(f.listen)
+	if err != nil {
+		_, hint := classify(err)
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			err = op.Err // the address is said already
+		}
+		return failf(exitListen, hint, "--listen %s: %w", f.listen, err)
+	}
+	srv := server.New(cfg)
+	var urls []string
+	for _, at := range reachableAt(l.Addr()) {
+		urls = append(urls, "http://"+at.String()+"/announce")
+		if l.UDP() {
+			urls = append(urls, "udp://"+at.String()+"/announce")
+		}
+	}
+	a.ui.event(trackingEvent{now("tracking"), l.Addr(), urls})
+	for _, u := range urls {
+		a.ui.say("announce to: %s", u)
+	}
+	a.ui.note("tracking; Ctrl-C ends")
+
+	done := make(chan struct{})
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		a.tellStats(srv, f.stats, done)
+	}()
+	err = srv.Run(ctx, l)
+	close(done)
+	<-told
+	if err != nil {
+		return err
+	}
+	a.printStats("stopped", srv.Stats())
+	return nil
+}
+
+// tellStats prints what the tracker has done whenever it is asked to, until done.
+func (a *app) tellStats(srv *server.Server, every time.Duration, done <-chan struct{}) {
+	asked, stop := statsSignal()
+	defer stop()
+	var due <-chan time.Time
+	if every > 0 {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		due = ticker.C
+	}
+	for {
+		select {
+		case <-asked:
+		case <-due:
+		case <-done:
+			return
+		}
+		a.printStats("tracker_stats", srv.Stats())
+	}
+}
+
+func (a *app) printStats(event string, s server.Stats) {
+	a.ui.event(trackerStatsEvent{head: now(event), Torrents: s.Torrents, Peers: s.Peers, Announces: s.Announces, Scrapes: s.Scrapes, Refused: s.Refused, Limited: s.Limited,
+		BadConnectionIDs: s.BadConnectionIDs, MalformedDatagrams: s.MalformedDatagrams})
+	a.ui.say("%s, %s; %d announces and %d scrapes answered, %d refused (%d asked too often), %d datagrams unusable",
+		plural(s.Torrents, "torrent"), plural(s.Peers, "peer"), s.Announces, s.Scrapes, s.Refused, s.Limited, s.BadConnectionIDs+s.MalformedDatagrams)
+}
+
+// maxAllowedLine is the longest line of a list of torrents.
+const maxAllowedLine = 64 << 10
+
+// readAllowed adds the torrents that a file names.
+func readAllowed(path string, allowed map[bt.InfoHash]bool) error {
+	if strings.HasSuffix(strings.ToLower(path), ".torrent") {
+		mi, err := loadTorrent(path)
+		if err != nil {
+			return err
+		}
+		allowed[mi.InfoHash] = true
+		return nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return inputError(err)
+	}
+	defer file.Close() // only read
+	const hint = "a line is an info-hash of 40 hexadecimal digits or 32 base32 characters, a magnet link, empty, or begins with #"
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, maxAllowedLine)
+	n := 0
+	for n = 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		h, err := bt.ParseInfoHash(line)
+		if len(line) >= 7 && strings.EqualFold(line[:7], "magnet:") {
+			var m metainfo.Magnet
+			m, err = metainfo.ParseMagnet(line)
+			h = m.InfoHash
+		}
+		if err != nil || h.IsZero() {
+			return failf(exitInput, hint, "%s: line %d: not an info-hash", path, n)
+		}
+		allowed[h] = true
+	}
+	if err := lines.Err(); err != nil {
+		return failf(exitInput, hint, "%s: line %d: %w", path, n, err)
+	}
+	return nil
+}
