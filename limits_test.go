@@ -25,16 +25,21 @@ func TestConfigErrors(t *testing.T) {
 		cfg  parley.Config
 		want string // in the error: the field that is wrong
 	}{
-		"peers":           {parley.Config{MaxPeers: -1}, "MaxPeers"},
-		"handshakes":      {parley.Config{MaxHandshakes: -1}, "MaxHandshakes"},
-		"slots":           {parley.Config{UploadSlots: 1 << 30}, "UploadSlots"},
-		"buffer":          {parley.Config{BufferBytes: -5}, "BufferBytes"},
-		"messages":        {parley.Config{MaxMessageBytes: 1 << 20}, "MaxMessageBytes"},
-		"send queue":      {parley.Config{SendQueueBytes: -1}, "SendQueueBytes"},
-		"receive queue":   {parley.Config{ReceiveQueueBytes: -1}, "ReceiveQueueBytes"},
-		"handler timeout": {parley.Config{HandlerTimeout: -1}, "HandlerTimeout"},
-		"name":            {parley.Config{ClientName: strings.Repeat("x", 129)}, "ClientName"},
-		"address":         {parley.Config{ListenAddr: "nonsense"}, "nonsense"},
+		"peers":              {parley.Config{MaxPeers: -1}, "MaxPeers"},
+		"handshakes":         {parley.Config{MaxHandshakes: -1}, "MaxHandshakes"},
+		"connections":        {parley.Config{MaxConnections: -1}, "MaxConnections"},
+		"half-open":          {parley.Config{MaxHalfOpen: -1}, "MaxHalfOpen"},
+		"per address":        {parley.Config{MaxPerAddress: -1}, "MaxPerAddress"},
+		"hellos per address": {parley.Config{MaxHandshakesPerAddress: -1}, "MaxHandshakesPerAddress"},
+		"networks":           {parley.Config{AllowNetworks: make([]netip.Prefix, 1)}, "AllowNetworks"},
+		"slots":              {parley.Config{UploadSlots: 1 << 30}, "UploadSlots"},
+		"buffer":             {parley.Config{BufferBytes: -5}, "BufferBytes"},
+		"messages":           {parley.Config{MaxMessageBytes: 1 << 20}, "MaxMessageBytes"},
+		"send queue":         {parley.Config{SendQueueBytes: -1}, "SendQueueBytes"},
+		"receive queue":      {parley.Config{ReceiveQueueBytes: -1}, "ReceiveQueueBytes"},
+		"handler timeout":    {parley.Config{HandlerTimeout: -1}, "HandlerTimeout"},
+		"name":               {parley.Config{ClientName: strings.Repeat("x", 129)}, "ClientName"},
+		"address":            {parley.Config{ListenAddr: "nonsense"}, "nonsense"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := parley.NewClient(tt.cfg)

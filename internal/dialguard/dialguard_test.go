@@ -427,3 +427,30 @@ func TestPriority(t *testing.T) {
 	}
 	Priority(netip.AddrPort{}, a) // no address is no reason to panic
 }
+
+func TestKeep(t *testing.T) {
+	var p Pool
+	p.add(epoch, tracker, numbers(0, 5)...)
+	p.add(epoch, dht, numbers(10, 15)...)
+	p.Keep(func(s Source) bool { return s.Origin == Tracker })
+	if p.Len() != 5 || !p.Has(number(0)) || p.Has(number(10)) {
+		t.Errorf("%d are left", p.Len())
+	}
+	if got := p.drain(epoch); got[tracker] != 5 || len(got) != 1 {
+		t.Errorf("dialled %v", got)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	var b Backoff
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i := range 3 {
+		if got := b.Failures(number(1)); got != i {
+			t.Errorf("%d failures are known of %d", got, i)
+		}
+		b.Failed(epoch, number(1), rng)
+	}
+	if b.Succeeded(number(1)); b.Failures(number(1)) != 0 || b.Failures(number(2)) != 0 {
+		t.Error("failures that never were")
+	}
+}

@@ -319,3 +319,17 @@ func TestNextAllocs(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestHas(t *testing.T) {
+	var s Set
+	if s.Has(number(1)) {
+		t.Error("an empty set has a member")
+	}
+	s.Join(number(1), 0)
+	if !s.Has(netip.AddrPortFrom(netip.AddrFrom16(number(1).Addr().As16()), number(1).Port())) || s.Has(number(2)) {
+		t.Error("the member is not there, or another is")
+	}
+	if s.Leave(number(1)); s.Has(number(1)) {
+		t.Error("it has left and is there")
+	}
+}

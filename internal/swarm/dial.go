@@ -115,18 +115,20 @@ func (t *Torrent) dial(now time.Time) {
 		return
 	}
 	full := t.full()
-	for _, c := range t.candidates {
-		switch {
-		case c.busy || now.Before(c.next):
-		case c.learned(): // its rest is over: it queues behind what its source named meanwhile. The policy has been asked
-			t.forget(c)
-			t.pool.Add(now, c.source, t.cfg.Policy, netpolicy.Loopback, c.addr)
-		case full:
-		case !t.mayOpen():
-			return
-		default:
-			t.start(c)
-			full = t.full()
+	for _, again := range [...]bool{false, true} { // those that have failed after those that have not
+		for _, c := range t.candidates {
+			switch {
+			case c.busy || now.Before(c.next):
+			case c.learned(): // its rest is over: it queues behind what its source named meanwhile. The policy has been asked
+				t.forget(c)
+				t.pool.Add(now, c.source, t.cfg.Policy, netpolicy.Loopback, c.addr)
+			case full || again != (c.failures > 0):
+			case !t.mayOpen():
+				return
+			default:
+				t.start(c)
+				full = t.full()
+			}
 		}
 	}
 	for t.learnedDue(now) && t.dialing < maxDialing {
@@ -311,6 +313,10 @@ func (t *Torrent) patience(c *candidate) time.Duration {
 // candidateClosed decides when an address is dialled again after its session has ended.
 func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 	c := p.candidate
+	if !t.mayLearnFrom(c.source.Origin) { // the torrent has turned out to be private
+		t.forget(c)
+		return
+	}
 	if p.opened.Load() && now.Sub(p.since) > time.Minute {
 		c.failures = 0
 		t.backoff.Succeeded(c.addr)
