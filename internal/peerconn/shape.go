@@ -200,21 +200,34 @@ func (s *share) cancel() {
 	sh.mu.Unlock()
 }
 
-// Wait waits until n bytes that came or go by another way than a connection have their turn, like a connection's. The error is ctx's.
-func (g *Group) Wait(ctx context.Context, n int) error {
-	if n <= 0 || g.Limit() == 0 {
-		return ctx.Err()
+// A Turn is a part of a group for bytes that come or go by another way than a connection of this package. It is not safe for concurrent use.
+type Turn struct {
+	share *share
+	ready chan struct{} // capacity 1
+}
+
+// NewTurn adds a part to the group. One that nobody uses any more is forgotten with its last reference.
+func (g *Group) NewTurn() *Turn {
+	t := &Turn{ready: make(chan struct{}, 1)}
+	if g != nil {
+		t.share = newShare(g, func(int) { t.ready <- struct{}{} })
 	}
-	turn := make(chan struct{}, 1)
-	s := newShare(g, func(int) { turn <- struct{}{} })
-	if s.take(n) {
-		return ctx.Err()
+	return t
+}
+
+// Wait waits until n bytes have their turn. After an error, which is ctx's, the Turn is not to be used any more.
+func (t *Turn) Wait(ctx context.Context, n int) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if n <= 0 || t.share == nil || !t.share.g.limited() || t.share.take(n) {
+		return nil
 	}
 	select {
-	case <-turn:
+	case <-t.ready:
 		return nil
 	case <-ctx.Done():
-		s.cancel()
+		t.share.cancel()
 		return context.Cause(ctx)
 	}
 }

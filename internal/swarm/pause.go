@@ -34,12 +34,14 @@ func (t *Torrent) setPaused(paused bool) {
 				c.next = time.Time{}
 			}
 		}
+		t.fillAll(now)
 		t.dial(now)
 		return
 	}
 	for p := range t.peers {
 		p.conn.Close(nil)
 	}
+	t.restWeb()
 	t.notify(Event{Kind: EventPaused})
 }
 

@@ -190,6 +190,35 @@ func TestTorrentsShareLimit(t *testing.T) {
 	})
 }
 
+// A web seed gets its share of the limit beside a peer, and none while the torrent is paused.
+func TestWebSeedsKeepTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate = 200 << 10
+		w := newWorld(t, 2000*piece, 4*piece, wide)
+		url := w.web(ranges(w.content))
+		n := w.start(webSeeds(url), downloading(rate))
+		time.Sleep(2 * time.Second)
+		before := n.tor.Stats().Downloaded
+		time.Sleep(30 * time.Second)
+		near(t, "alone", n.tor.Stats().Downloaded-before, rate, 30*time.Second, 2)
+		n.tor.AddPeers(w.start(seeding).addr)
+		time.Sleep(5 * time.Second)
+		before, web := n.tor.Stats().Downloaded, n.tor.WebSeeds()[0].Downloaded
+		time.Sleep(30 * time.Second)
+		near(t, "beside a peer", n.tor.Stats().Downloaded-before, rate, 30*time.Second, 2)
+		near(t, "the web seed beside a peer", n.tor.WebSeeds()[0].Downloaded-web, rate/2, 30*time.Second, 10)
+		n.tor.SetPaused(true)
+		time.Sleep(time.Second)
+		before = n.tor.Stats().Downloaded
+		time.Sleep(time.Minute)
+		if got := n.tor.Stats().Downloaded - before; got != 0 {
+			t.Errorf("%d bytes came while the torrent was paused", got)
+		}
+		n.tor.SetPaused(false)
+		n.waitComplete(5 * time.Minute)
+	})
+}
+
 // What is no block does not wait for the limit: a peer that waits for its blocks is answered at once, and the blocks of one that gave up go to nobody.
 func TestControlDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

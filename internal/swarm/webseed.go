@@ -13,6 +13,7 @@ import (
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/blockbuf"
 	"github.com/parley-bt/parley/internal/netpolicy"
+	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/picker"
 	"github.com/parley-bt/parley/internal/pipeline"
 	"github.com/parley-bt/parley/internal/webseed"
@@ -130,7 +131,7 @@ func (t *Torrent) webOf(k picker.PeerKey) *webSeed {
 
 // fillWeb gives work to web seeds that have none.
 func (t *Torrent) fillWeb(now time.Time) {
-	if t.picker == nil || t.closing || t.err != nil || t.verifying > t.cfg.BufferBytes/2 {
+	if t.picker == nil || t.closing || t.paused || t.err != nil || t.verifying > t.cfg.BufferBytes/2 {
 		return
 	}
 	for _, w := range t.webs {
@@ -208,12 +209,13 @@ func (t *Torrent) fetchWeb(w *webSeed, blocks []bt.Block) {
 	t.group.Go(func() {
 		defer cancel()
 		var err error
+		turn := t.cfg.Down.NewTurn()
 		for len(blocks) > 0 && err == nil {
 			n, size := 0, int64(0)
 			for from := geom.Offset(blocks[0]); n < len(blocks) && geom.Offset(blocks[n]) == from+size; n++ {
 				size += int64(blocks[n].Length)
 			}
-			err = t.fetchRange(ctx, w, blocks[:n], size)
+			err = t.fetchRange(ctx, w, turn, blocks[:n], size)
 			blocks = blocks[n:]
 		}
 		t.post(envelope{kind: envCall, f: func() { t.webFetched(w, err) }}) // the owner waits for webFetching to become 0
@@ -221,7 +223,7 @@ func (t *Torrent) fetchWeb(w *webSeed, blocks []bt.Block) {
 }
 
 // fetchRange fetches blocks that follow each other, and hands them to the owner a few at a time.
-func (t *Torrent) fetchRange(ctx context.Context, w *webSeed, blocks []bt.Block, size int64) error {
+func (t *Torrent) fetchRange(ctx context.Context, w *webSeed, turn *peerconn.Turn, blocks []bt.Block, size int64) error {
 	r := w.seed.Reader(ctx, t.shared.Load().geom.Offset(blocks[0]), size)
 	defer r.Close()
 	var batch []webBlock
@@ -242,6 +244,9 @@ func (t *Torrent) fetchRange(ctx context.Context, w *webSeed, blocks []bt.Block,
 			return err
 		}
 		batch = append(batch, webBlock{b, data})
+		if err := turn.Wait(ctx, int(b.Length)); err != nil {
+			return err
+		}
 		if len(batch) == webBatchBlocks || t.cfg.Now().Sub(began) >= webBatchPatient {
 			hand()
 		}
