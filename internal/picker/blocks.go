@@ -17,6 +17,8 @@ type openPiece struct {
 	openAt  int     // place in Picker.open, -1 once complete
 	freeAt  int     // place in Picker.free, -1 if not there
 
+	reserved bool // for owner: see [Picker.Reserve]
+
 	ownerState *peerState // of owner; owes nothing once that peer is removed
 }
 
@@ -182,8 +184,12 @@ func (p *Picker) Accept(peer PeerKey, b bt.Block) Result {
 	if !ok {
 		return Result{}
 	}
+	asked := false
 	if st := p.peers[peer]; st != nil {
-		st.forget(ref(b.Index, n))
+		asked = st.forget(ref(b.Index, n))
+	}
+	if op := p.byIndex[b.Index]; op != nil && op.missing > 0 && !asked && op.closedTo(peer) {
+		return Result{Outcome: BlockDuplicate} // a copy from one peer is wanted
 	}
 	return p.arrived(peer, b.Index, n, true)
 }

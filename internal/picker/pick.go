@@ -66,7 +66,7 @@ func (p *Picker) PickAllowed(dst []bt.Block, peer PeerKey, has *bitfield.Set, al
 	}
 	start, end := len(dst), len(dst)+n
 	for _, i := range allowed {
-		if op := p.byIndex[i]; op != nil && op.unasked > 0 && hasPiece(has, i) {
+		if op := p.byIndex[i]; op != nil && op.unasked > 0 && hasPiece(has, i) && !op.closedTo(peer) {
 			dst = p.take(dst, end, op, peer, st)
 		}
 	}
@@ -157,6 +157,9 @@ func (p *Picker) bestFree(peer PeerKey, has *bitfield.Set, spare bool) *openPiec
 		}
 		op := p.free[at]
 		own := op.owner == peer
+		if op.reserved && !own {
+			continue
+		}
 		if spare && !own && op.spoken() {
 			continue
 		}
@@ -371,7 +374,7 @@ func (p *Picker) endgame() bool {
 		}
 	}
 	for _, op := range p.free {
-		if p.Availability(op.index) > 0 {
+		if !op.reserved && p.Availability(op.index) > 0 { // a reserved piece is nothing for others
 			return false
 		}
 	}
@@ -389,7 +392,7 @@ func (p *Picker) share(dst []bt.Block, end int, peer PeerKey, st *peerState, has
 	for owed := uint8(1); owed < maxRequesters; owed++ {
 		for k := range from {
 			op := from[(first+k)%len(from)]
-			if !hasPiece(has, op.index) {
+			if !hasPiece(has, op.index) || op.closedTo(peer) {
 				continue
 			}
 			for n := len(op.blocks) - 1; n >= 0; n-- {

@@ -252,6 +252,7 @@ func (p *Picker) RemovePeer(peer PeerKey, has *bitfield.Set) {
 		return
 	}
 	p.ReleaseAll(peer)
+	p.unreserveAll(peer)
 	delete(p.peers, peer)
 	if st.seed {
 		p.seeds--

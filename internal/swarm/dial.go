@@ -118,7 +118,7 @@ func (t *Torrent) dial(now time.Time) {
 	for _, again := range [...]bool{false, true} { // those that have failed after those that have not
 		for _, c := range t.candidates {
 			switch {
-			case c.busy || now.Before(c.next):
+			case c.busy || now.Before(c.next) || t.bans.avoids(now, c.addr):
 			case c.learned(): // its rest is over: it queues behind what its source named meanwhile. The policy has been asked
 				t.forget(c)
 				t.pool.Add(now, c.source, t.cfg.Policy, netpolicy.Loopback, c.addr)
@@ -172,7 +172,7 @@ func (t *Torrent) nextLearned(now time.Time, full bool) *candidate {
 			return nil
 		}
 		a := next.Addr
-		if t.candidates[a] != nil || t.pex.Has(a) || !t.backoff.Ready(now, a) {
+		if t.candidates[a] != nil || t.pex.Has(a) || !t.backoff.Ready(now, a) || t.bans.avoids(now, a) {
 			continue // it has become known in another way while it waited
 		}
 		c := &candidate{addr: a, source: next.Source}

@@ -99,14 +99,12 @@ func TestCorruptPiece(t *testing.T) {
 				if s.CorruptPieces == 0 || s.Wasted < int64(s.CorruptPieces)*blocks*piece {
 					t.Errorf("%d pieces were corrupt, %d bytes wasted", s.CorruptPieces, s.Wasted)
 				}
-				n.tor.do(func() {
-					if _, ok := n.tor.banned[peerID(liar.addr)]; !ok {
-						t.Error("the peer that sent corrupt pieces is not banned")
-					}
-					if _, ok := n.tor.banned[peerID(good.addr)]; ok {
-						t.Error("the honest peer is banned")
-					}
-				})
+				if !n.bans(liar.addr) {
+					t.Error("the peer that sent corrupt pieces is not banned")
+				}
+				if n.bans(good.addr) {
+					t.Error("the honest peer is banned")
+				}
 				// It may not come back by itself either.
 				liar.tor.AddPeers(n.addr)
 				time.Sleep(5 * time.Second)

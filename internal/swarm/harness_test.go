@@ -43,7 +43,12 @@ var slow = simnet.Link{Latency: 5 * time.Millisecond, Rate: 4 << 20, Split: 9000
 // newWorld makes a torrent of random content. A failing test tells the seed of the world.
 func newWorld(t *testing.T, total, pieceBytes int64, link simnet.Link) *world {
 	t.Helper()
-	seed := rand.Uint64()
+	return newWorldOf(t, rand.Uint64(), total, pieceBytes, link)
+}
+
+// newWorldOf is newWorld for a given seed.
+func newWorldOf(t *testing.T, seed uint64, total, pieceBytes int64, link simnet.Link) *world {
+	t.Helper()
 	w := &world{t: t, seed: seed, net: simnet.New(seed, link), rng: rand.New(rand.NewPCG(seed, 1)), content: make([]byte, total)}
 	rand.NewChaCha8([32]byte{0: byte(seed), 1: byte(seed >> 8)}).Read(w.content) // never fails
 	b := metainfo.Builder{Name: "content", SingleFile: true, Files: []metainfo.File{{Path: []string{"content"}, Length: total}}, PieceLength: pieceBytes}

@@ -88,8 +88,7 @@ func (t *Torrent) peerMetadata(p *Peer, now time.Time, md *ltep.Metadata) {
 	}
 	if sha1.Sum(f.data) != t.cfg.InfoHash {
 		t.refuseMetadata(p)
-		t.banned[p.id] = struct{}{}
-		p.conn.Close(fmt.Errorf("%w: %d bytes", peer.ErrCorruptMetadata, f.size))
+		t.convict(p.from(), fmt.Errorf("%w: %d bytes", peer.ErrCorruptMetadata, f.size))
 		return
 	}
 	info, err := metainfo.ParseInfo(f.data)

@@ -53,6 +53,8 @@ type Peer struct {
 	uploadOnly         bool
 	pipe               pipeline.Pipeline
 	snubbed            bool
+	shut               bool            // banned: nothing it says counts any more
+	source             *origin         // this peer as the sender of blocks; nil until it is needed
 	late               int             // blocks that were given up and may still come
 	unwanted           int             // bytes that nobody asked for
 	allowed            []bt.PieceIndex // pieces we may ask for while choked (BEP 6)
@@ -431,7 +433,7 @@ func (t *Torrent) admit(p *Peer) error {
 	if t.closing || t.paused || t.err != nil {
 		return peer.ErrUnknownTorrent
 	}
-	if _, bad := t.banned[p.id]; bad {
+	if t.bans.refuses(t.cfg.Now(), p.id, p.addr.Addr()) {
 		return peer.ErrDuplicatePeer
 	}
 	if old := t.byID[p.id]; old != nil && len(t.peers)+int(t.lingering.Load()) < t.cfg.MaxPeers {
@@ -569,7 +571,7 @@ func (t *Torrent) exchange() (ltep.Exchange, *peer.WeUse) {
 
 // peerEvents handles what a peer said.
 func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
-	if _, here := t.peers[p]; !here || t.err != nil {
+	if _, here := t.peers[p]; !here || t.err != nil || p.shut {
 		b.Discard()
 		return
 	}
@@ -720,6 +722,7 @@ func (t *Torrent) closed(p *Peer, err error) {
 	if t.picker == nil {
 		return
 	}
+	t.parole(now)
 	for q := range t.peers {
 		if q.pipe.Outstanding() == 0 && !q.snubbed {
 			t.fill(q, now)

@@ -19,7 +19,11 @@ var zeroBlock [bt.BlockBytes]byte
 type assembly struct {
 	index  bt.PieceIndex
 	blocks []*blockbuf.Buf
+	from   []*origin // who sent each block
 	bytes  int
+
+	compare bool     // a copy failed before: take digests
+	digests []digest // of a copy that failed or is to be compared, once verified
 }
 
 func (a *assembly) release() {
@@ -70,17 +74,17 @@ func (t *Torrent) block(p *Peer, now time.Time, b bt.Block, data *blockbuf.Buf) 
 	if r.Others > 0 {
 		t.cancelOthers(p, b, now)
 	}
-	t.assemble(b, data, r.PieceComplete)
+	t.assemble(p.from(), b, data, r.PieceComplete)
 }
 
-// assemble keeps a new block, and has its piece verified once that is complete. It owns data.
-func (t *Torrent) assemble(b bt.Block, data *blockbuf.Buf, complete bool) {
+// assemble keeps a new block, and has its piece verified once that is complete. It owns data; from is who sent it.
+func (t *Torrent) assemble(from *origin, b bt.Block, data *blockbuf.Buf, complete bool) {
 	a := t.open[b.Index]
 	if a == nil {
-		a = &assembly{index: b.Index, blocks: make([]*blockbuf.Buf, t.geom.NumBlocks(b.Index))}
+		a = &assembly{index: b.Index, blocks: make([]*blockbuf.Buf, t.geom.NumBlocks(b.Index)), from: make([]*origin, t.geom.NumBlocks(b.Index))}
 		t.open[b.Index] = a
 	}
-	a.blocks[b.Begin/bt.BlockBytes] = data
+	a.blocks[b.Begin/bt.BlockBytes], a.from[b.Begin/bt.BlockBytes] = data, from
 	a.bytes += data.Len()
 	if complete {
 		delete(t.open, b.Index)
@@ -118,6 +122,7 @@ func (t *Torrent) startJobs() {
 		a := t.jobs[0]
 		t.jobs = append(t.jobs[:0], t.jobs[1:]...)
 		t.working++
+		a.compare = t.blame.trials[a.index] != nil
 		t.group.Go(func() { t.verify(a) })
 	}
 }
@@ -150,6 +155,9 @@ func (t *Torrent) verify(a *assembly) {
 			err = s.store.Verified(a.index)
 		}
 	}
+	if !ok || a.compare {
+		a.digests = digestsOf(a.blocks)
+	}
 	a.release()
 	f := func() { t.pieceDone(a, ok, err) }
 	t.post(envelope{kind: envCall, f: f}) // the owner waits for working to become 0
@@ -181,6 +189,7 @@ func (t *Torrent) pieceDone(a *assembly, ok bool, err error) {
 		t.countPiece(a.index, 1)
 		t.wakeReaders()
 		t.progress, t.unsaved = true, true
+		t.goodPiece(a)
 		for p := range t.peers {
 			if !p.seed {
 				t.send(p, wire.Have{Index: a.index})
@@ -197,27 +206,6 @@ func (t *Torrent) pieceDone(a *assembly, ok bool, err error) {
 	}
 	t.startJobs()
 	t.fillAll(now)
-}
-
-// corruptPiece puts the blame for a piece whose hash was wrong: certain if one peer sent all of it.
-func (t *Torrent) corruptPiece(a *assembly) {
-	t.corrupt++
-	t.wasted += int64(a.bytes)
-	t.keys = t.picker.Contributors(t.keys[:0], a.index)
-	t.picker.Failed(a.index)
-	if t.corrupt&(t.corrupt-1) == 0 { // the first, the second, the fourth and so on: strangers must not be able to fill a log
-		t.cfg.Log.Info("piece failed its hash", "piece", a.index, "contributors", len(t.keys), "failed so far", t.corrupt)
-	}
-	if len(t.keys) != 1 {
-		return
-	}
-	if w := t.webOf(t.keys[0]); w != nil {
-		t.banWeb(w, a.index)
-	}
-	if p := t.byKey[t.keys[0]]; p != nil {
-		t.banned[p.id] = struct{}{}
-		p.conn.Close(fmt.Errorf("%w: piece %d", peer.ErrCorruptPiece, a.index))
-	}
 }
 
 // fillAll asks every peer for what fits its pipeline: first those that have kept their word before, last those that are snubbed. In the endgame few may be

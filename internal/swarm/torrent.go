@@ -210,7 +210,8 @@ type Torrent struct {
 	pex        pexset.Set
 	pexNext    time.Time
 	pexOffered bool // some peer was given an id for ut_pex
-	banned     map[bt.PeerID]struct{}
+	bans       bans
+	blame      blame
 	meta       metadataState
 	weUse      *peer.WeUse // with weSay: what exchange returned last; nil when that no longer holds
 	weSay      ltep.Exchange
@@ -284,9 +285,9 @@ func Start(cfg Config) *Torrent {
 		cfg: cfg, inbox: make(chan envelope, inboxSize), done: make(chan struct{}),
 		ready: newLatch(), stopped: newLatch(), readers: make(map[*Reader]struct{}),
 		peers: make(map[*Peer]struct{}), byID: make(map[bt.PeerID]*Peer), byKey: make(map[picker.PeerKey]*Peer),
-		candidates: make(map[netip.AddrPort]*candidate), banned: make(map[bt.PeerID]struct{}),
-		open: make(map[bt.PieceIndex]*assembly),
-		rng:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		candidates: make(map[netip.AddrPort]*candidate),
+		open:       make(map[bt.PieceIndex]*assembly),
+		rng:        rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 	}
 	t.paused, t.greeting.paused = cfg.Paused, cfg.Paused
 	t.uploads = cfg.Uploads.join()
@@ -592,6 +593,7 @@ func (t *Torrent) tick() {
 			t.urge()
 		}
 		t.abandonStalled()
+		t.parole(now)
 		t.fillAll(now)
 	}
 	if t.progress {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -17,7 +16,6 @@ import (
 	"github.com/parley-bt/parley/internal/picker"
 	"github.com/parley-bt/parley/internal/pipeline"
 	"github.com/parley-bt/parley/internal/webseed"
-	"github.com/parley-bt/parley/peer"
 )
 
 // WebSeed names a web seed (BEP 19).
@@ -43,10 +41,11 @@ const (
 // the owner.
 type webSeed struct {
 	WebSeed
-	seed *webseed.Seed // nil if off from the beginning
-	key  picker.PeerKey
-	has  *bitfield.Set  // nil: everything
-	in   *picker.Picker // where it is counted; nil while it is left alone
+	seed   *webseed.Seed // nil if off from the beginning
+	key    picker.PeerKey
+	source *origin        // this web seed as the sender of blocks; nil until it is needed
+	has    *bitfield.Set  // nil: everything
+	in     *picker.Picker // where it is counted; nil while it is left alone
 
 	off      error // why it is not asked any more
 	err      error // the last error; nil after a success
@@ -279,7 +278,7 @@ func (t *Torrent) webBlocks(w *webSeed, blocks []webBlock) {
 		if r.Others > 0 {
 			t.cancelOthers(nil, b.at, now)
 		}
-		t.assemble(b.at, b.data, r.PieceComplete)
+		t.assemble(w.from(), b.at, b.data, r.PieceComplete)
 	}
 }
 
@@ -375,9 +374,12 @@ func (t *Torrent) dropWeb(w *webSeed, err error) {
 	t.notify(Event{Kind: EventWebSeedFailed, WebSeed: w.URL, Err: err})
 }
 
-// banWeb ends the use of a web seed that has sent a piece all by itself that failed its hash.
-func (t *Torrent) banWeb(w *webSeed, i bt.PieceIndex) {
-	t.dropWeb(w, fmt.Errorf("%w: piece %d", peer.ErrCorruptPiece, i))
+// from returns the web seed as the origin of blocks.
+func (w *webSeed) from() *origin {
+	if w.source == nil {
+		w.source = &origin{web: w}
+	}
+	return w.source
 }
 
 // nextWeb returns when a web seed that is left alone may be asked again; zero if none is.
