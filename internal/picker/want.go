@@ -180,8 +180,16 @@ func (p *Picker) SetUrgent(pieces, rushed []bt.PieceIndex) {
 	p.endMoves++
 }
 
-// takeUrgent takes unasked blocks of urgent pieces, which may be twice as many as may be open else, and blocks of those that are late.
+// takeUrgent takes blocks of pieces that are late, and then unasked blocks of urgent pieces, of which twice as many may be open as of others. What is late does not
+// wait for room in the endgame's sense: it is one piece or few, and its reader stands still.
 func (p *Picker) takeUrgent(dst []bt.Block, end int, peer PeerKey, st *peerState, has *bitfield.Set) []bt.Block {
+	for _, i := range p.rushed {
+		op := p.byIndex[i]
+		if op == nil || op.openAt < 0 || op.unasked > 0 {
+			continue
+		}
+		dst = p.share(dst, min(end, len(dst)+p.opts.EndgameDepth), peer, st, has, p.open[op.openAt:op.openAt+1])
+	}
 	for _, i := range p.urgent {
 		if len(dst) >= end {
 			return dst
@@ -196,14 +204,6 @@ func (p *Picker) takeUrgent(dst []bt.Block, end int, peer PeerKey, st *peerState
 		if op != nil && op.unasked > 0 {
 			dst = p.take(dst, end, op, peer, st)
 		}
-	}
-	for _, i := range p.rushed {
-		op := p.byIndex[i]
-		if op == nil || op.openAt < 0 || op.unasked > 0 {
-			continue
-		}
-		most := min(end, len(dst)+p.opts.EndgameDepth-len(st.reqs))
-		dst = p.share(dst, most, peer, st, has, p.open[op.openAt:op.openAt+1])
 	}
 	return dst
 }
