@@ -456,7 +456,7 @@ func TestSuperSeedFreeRider(t *testing.T) {
 		idle := w.raw(seed)
 		idle.Write(classic.AppendInterested(classic.AppendHaveNone(nil)))
 		go ignoring(idle)
-		shown, got := 0, 0
+		shown, got := map[bt.PieceIndex]bool{}, map[bt.PieceIndex]bool{}
 		var mu sync.Mutex
 		taker := w.raw(seed)
 		taker.Write(classic.AppendInterested(classic.AppendHaveNone(nil)))
@@ -465,12 +465,15 @@ func TestSuperSeedFreeRider(t *testing.T) {
 			defer mu.Unlock()
 			switch m := m.(type) {
 			case *wire.Have:
-				shown++
+				shown[m.Index] = true
 				taker.Write(classic.AppendRequest(nil, wire.Request{Block: bt.Block{Index: m.Index, Length: piece}}))
 				// What was not shown is not served, whoever asks.
 				taker.Write(classic.AppendRequest(nil, wire.Request{Block: bt.Block{Index: (m.Index + 50) % 100, Length: piece}}))
 			case *wire.Piece:
-				got++
+				got[m.Index] = true
+				if !shown[m.Index] {
+					t.Errorf("piece %d was served and not shown", m.Index)
+				}
 				taker.Write(classic.AppendHave(nil, wire.Have{Index: m.Index}))
 			case *wire.Bitfield, *wire.HaveAll:
 				t.Error("a super-seed says what it has")
@@ -491,14 +494,14 @@ func TestSuperSeedFreeRider(t *testing.T) {
 		}
 		wait(superPatience - 10*time.Second)
 		mu.Lock()
-		if shown == 0 || got == 0 || shown > superAhead || got > superAhead {
-			t.Errorf("it was shown %d pieces and got %d, want %d", shown, got, superAhead)
+		if len(shown) == 0 || len(got) == 0 || len(shown) > superAhead {
+			t.Errorf("it was shown %d pieces and got %d, want %d", len(shown), len(got), superAhead)
 		}
 		mu.Unlock()
 		wait(10 * superPatience)
 		mu.Lock()
-		if shown <= superAhead || shown > 12*superAhead {
-			t.Errorf("after ten minutes it was shown %d pieces, want a few more", shown)
+		if len(shown) <= superAhead || len(shown) > 12*superAhead {
+			t.Errorf("after ten minutes it was shown %d pieces, want a few more", len(shown))
 		}
 		mu.Unlock()
 	})
