@@ -90,6 +90,7 @@ type Stats struct {
 	Wasted        int64   // bytes received twice or that failed their hash
 	DownRate      float64 // bytes of piece data a second, smoothed
 	UpRate        float64
+	WebSeeds      int   // that are of use (BEP 19)
 	CorruptPieces int   // pieces that failed their hash in this session
 	Err           error // why the torrent stopped, nil otherwise
 }
@@ -158,7 +159,7 @@ func statsOf(s swarm.Stats) Stats {
 		swarm.StateSeeding: StateSeeding, swarm.StateIdle: StateIdle, swarm.StateStopped: StateStopped}
 	return Stats{State: states[s.State], TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, Pieces: s.Pieces, HavePieces: s.HavePieces,
 		Peers: s.Peers, Seeds: s.Seeds, Downloaded: s.Downloaded, Uploaded: s.Uploaded, Wasted: s.Wasted, DownRate: s.DownRate, UpRate: s.UpRate,
-		CorruptPieces: s.CorruptPieces, Err: s.Err}
+		WebSeeds: s.WebSeeds, CorruptPieces: s.CorruptPieces, Err: s.Err}
 }
 
 // WaitMetadata waits until the metadata is known and the torrent's storage is open and verified. It returns the

@@ -28,13 +28,14 @@ type statsFields struct {
 	DownRate      float64 `json:"down_rate"`
 	UpRate        float64 `json:"up_rate"`
 	CorruptPieces int     `json:"corrupt_pieces"`
+	WebSeeds      int     `json:"web_seeds"`
 }
 
 func statsJSON(s parley.Stats) statsFields {
 	return statsFields{
 		State: s.State.String(), TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, Pieces: s.Pieces, HavePieces: s.HavePieces,
 		Peers: s.Peers, Seeds: s.Seeds, Downloaded: s.Downloaded, Uploaded: s.Uploaded, Wasted: s.Wasted,
-		DownRate: s.DownRate, UpRate: s.UpRate, CorruptPieces: s.CorruptPieces,
+		DownRate: s.DownRate, UpRate: s.UpRate, CorruptPieces: s.CorruptPieces, WebSeeds: s.WebSeeds,
 	}
 }
 
@@ -83,6 +84,8 @@ func eventJSON(ev parley.Event) any {
 		return peerEvent{h, ev.Peer.String(), i.ID.String(), i.Client, i.Dialect.String(), i.Hello.String(), i.Initiator, i.Seed, i.Types, errText}
 	case parley.EventDialFailed:
 		return dialEvent{h, ev.Addr, errText}
+	case parley.EventWebSeedFailed:
+		return webSeedEvent{h, ev.WebSeed, errText}
 	case parley.EventVerified, parley.EventProgress, parley.EventComplete:
 		return statsEvent{h, statsJSON(ev.Stats)}
 	case parley.EventTracker:
@@ -139,6 +142,7 @@ Every character that a terminal would not show (control, bidirectional and zero-
   tracking           tracker: it answers: "addr", "urls" (to announce to)
   tracker_stats      tracker, on SIGUSR1 and as often as --stats says: "torrents", "peers" (now), "announces", "scrapes" (answered), "refused",
                      "limited" (of these, asked too often), "bad_connection_ids", "malformed_datagrams"
+  web_seed_failed    "url", "error": it may be tried again later
   message            "type", "peer", "bytes", and "payload" if it is UTF-8 text, else "payload_base64"
   echo_failed        "type", "peer", "error": a message that listen --echo could not return
   sent               send: "type", "peer", "client", "bytes": a peer has taken the message
@@ -147,7 +151,7 @@ Every character that a terminal would not show (control, bidirectional and zero-
   metadata           the metadata has come from a peer
   verified, progress, complete
                      "state", "total_bytes", "have_bytes", "pieces", "have_pieces", "peers", "seeds", "downloaded", "uploaded", "wasted",
-                     "down_rate", "up_rate" (bytes a second), "corrupt_pieces"
+                     "down_rate", "up_rate" (bytes a second), "corrupt_pieces", "web_seeds" (that are of use)
   missed             "missed": how many events were lost because they were read too slowly; messages never are
   stopped            seed and listen, ended by Ctrl-C or a termination signal: "info_hash", "seconds", "sessions" (how often a peer
                      connected), "downloaded", "uploaded", "messages" (received)

@@ -22,6 +22,7 @@ type getFlags struct {
 	dir     string
 	seed    bool
 	timeout time.Duration
+	web     webFlags
 }
 
 type doneEvent struct {
@@ -50,6 +51,7 @@ overwritten, and incomplete ones are called NAME.part. The same command goes on 
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 0, "give up after `TIME`, such as 90s or 2h; by default never")
 	must(cmd.MarkFlagDirname("output"))
 	noFiles(cmd, "timeout")
+	f.web.add(cmd)
 	a.net.add(cmd, listenAny)
 	return cmd
 }
@@ -58,6 +60,10 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err := a.net.check(); err != nil {
 		return err
 	}
+	if err := f.web.check(); err != nil {
+		return err
+	}
+	a.net.noWeb = f.web.none
 	if f.timeout < 0 {
 		return failf(exitUsage, "such as 90s or 2h", "--timeout %s: must not be negative", f.timeout)
 	}
@@ -79,6 +85,9 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if alone && s.kind != sourceTorrent {
 		return errNoPeers(s.magnet)
 	}
+	if s.kind == sourceTorrent && f.web.any(s.torrent.WebSeeds) {
+		alone = false
+	}
 	c, err := a.openClient(false)
 	if err != nil {
 		return err
@@ -88,7 +97,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	start := time.Now()
 	m := a.ui.meter("downloading", true)
 	defer m.end()
-	o := parley.TorrentOptions{Dir: f.dir, Trackers: a.net.find.tiers()}
+	o := parley.TorrentOptions{Dir: f.dir, Trackers: a.net.find.tiers(), WebSeeds: f.web.urls}
 	var t *parley.Torrent
 	switch s.kind {
 	case sourceTorrent:

@@ -32,6 +32,7 @@ type netFlags struct {
 	state  string // only where the command has the flag
 	allow  []string
 	noPEX  bool
+	noWeb  bool             // get --no-web-seeds
 	nets   []netip.Prefix   // allow, by check
 	given  []netip.AddrPort // peers, by resolve
 	linked []netip.AddrPort // of the link, by quietly
@@ -130,7 +131,7 @@ func (f *netFlags) check() error {
 // openClient starts the client. Without --listen it takes one of BitTorrent's usual ports if standard is set, else any.
 func (a *app) openClient(standard bool) (*parley.Client, error) {
 	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX,
-		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd}
+		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd, NoWebSeeds: a.net.noWeb}
 	if a.net.state != "" {
 		if err := os.MkdirAll(a.net.state, 0o700); err != nil { // as the client does, but here it is known what it is about
 			return nil, failf(exitStorage, "--state wants a folder that can be written to", "--state %s: %w", a.net.state, err)
@@ -276,6 +277,8 @@ func (l *sessionLog) handle(ev parley.Event) {
 		default:
 			l.ui.note("peer %s left: %s", peerText(ev.Peer), safe.Escape(reason(ev.Err)))
 		}
+	case parley.EventWebSeedFailed:
+		l.noteWebSeed(ev)
 	case parley.EventDialFailed:
 		l.ui.note("peer %s %s; will be tried again", ev.Addr, safe.Escape(dialText(ev.Err)))
 	}

@@ -212,7 +212,11 @@ func downloadText(s parley.Stats) string {
 			eta = spanText(time.Duration(secs * float64(time.Second)))
 		}
 	}
-	return fmt.Sprintf("%s/s, ETA %s, %s, %d/%d pieces", sizeText(int64(s.DownRate)), eta, plural(s.Peers, "peer"), s.HavePieces, s.Pieces)
+	from := plural(s.Peers, "peer")
+	if s.WebSeeds > 0 {
+		from += ", " + plural(s.WebSeeds, "web seed")
+	}
+	return fmt.Sprintf("%s/s, ETA %s, %s, %d/%d pieces", sizeText(int64(s.DownRate)), eta, from, s.HavePieces, s.Pieces)
 }
 
 // seedText is the live line of a seed.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -605,4 +607,23 @@ func TestListenStopsWhenNobodyReads(t *testing.T) {
 	if d := time.Since(begin); d > patience/2 {
 		t.Errorf("took %v", d)
 	}
+}
+
+// A torrent that nobody has comes from a plain web server: here one that knows no ranges, as python3 -m http.server is.
+func TestGetWebSeed(t *testing.T) {
+	dir := t.TempDir()
+	src := content(t, dir)
+	files := http.FileServer(http.Dir(dir))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Range")
+		files.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	torrent := filepath.Join(dir, "h.torrent")
+	cli(t, "create", src, "-o", torrent).check(t, exitOK)
+	out := t.TempDir()
+	cli(t, "get", torrent, "-o", out, "--web-seed", srv.URL, "--timeout", "60s").check(t, exitOK, "complete: ")
+	sameTree(t, filepath.Join(out, "holiday"), src)
+	cli(t, "get", torrent, "-o", t.TempDir(), "--web-seed", "ftp://h/").check(t, exitUsage, "not an http or https URL")
+	cli(t, "get", torrent, "-o", t.TempDir(), "--web-seed", srv.URL+"/nothing", "--timeout", "1s").check(t, exitTimeout, "HTTP status 404")
 }

@@ -395,6 +395,16 @@ func (t *Torrent) nextWeb() (at time.Time) {
 	return at
 }
 
+// usableWeb returns how many web seeds were not given up.
+func (t *Torrent) usableWeb() (n int) {
+	for _, w := range t.webs {
+		if w.off == nil {
+			n++
+		}
+	}
+	return n
+}
+
 // restWeb lets all web seeds go until there is something to download again.
 func (t *Torrent) restWeb() {
 	for _, w := range t.webs {

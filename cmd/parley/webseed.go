@@ -1,0 +1,54 @@
+package main
+
+import (
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-bt/parley"
+	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+)
+
+// webFlags are the flags about web seeds of a command that downloads.
+type webFlags struct {
+	urls []string
+	none bool
+}
+
+func (f *webFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.urls, "web-seed", nil, "download from the web server at `URL` too, where the file is, or the folder that holds the torrent's; may be repeated")
+	cmd.Flags().BoolVar(&f.none, "no-web-seeds", false, "leave web servers alone that the torrent or link names (BEP 19)")
+	cmd.MarkFlagsMutuallyExclusive("web-seed", "no-web-seeds")
+	noFiles(cmd, "web-seed")
+}
+
+// check refuses a --web-seed that cannot be one.
+func (f *webFlags) check() error {
+	for _, v := range f.urls {
+		u, err := url.Parse(v)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+			return failf(exitUsage, "--web-seed wants a URL, such as https://www.example.org/files/", "--web-seed %q: not an http or https URL", v)
+		}
+	}
+	return nil
+}
+
+// any reports whether there is a web seed to ask, given those of the torrent.
+func (f *webFlags) any(named []string) bool { return !f.none && len(f.urls)+len(named) > 0 }
+
+// webSeedEvent is of kind "web_seed_failed".
+type webSeedEvent struct {
+	head
+	URL   string `json:"url"`
+	Error string `json:"error"`
+}
+
+// noteWebSeed tells people what went wrong with a web seed.
+func (l *sessionLog) noteWebSeed(ev parley.Event) {
+	shown := ev.WebSeed
+	if u, err := url.Parse(shown); err == nil {
+		u.User, u.RawQuery = nil, "" // may be secret
+		shown = u.String()
+	}
+	l.ui.note("web seed %s: %s", safe.Clip(shown, 100), safe.Escape(reason(ev.Err)))
+}
