@@ -64,9 +64,11 @@ func TestWebSeeds(t *testing.T) {
 				if err := tor.WaitMetadata(ctx); err != nil {
 					t.Fatal(err)
 				}
-				for ev := range tor.Events(ctx) {
-					if tt.listed == 0 || ev.Kind == parley.EventWebSeedFailed {
-						break
+				for tt.listed > 0 && !tor.WebSeeds()[0].Off {
+					select {
+					case <-ctx.Done():
+						t.Fatalf("%+v", tor.WebSeeds())
+					case <-time.After(5 * time.Millisecond):
 					}
 				}
 				st := tor.WebSeeds()
