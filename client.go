@@ -45,7 +45,7 @@ type Client struct {
 	web       *webseed.Client // nil if web seeds are not used
 
 	mu       sync.Mutex
-	torrents map[bt.InfoHash]*Torrent
+	torrents map[bt.InfoHash]*Torrent    // each under all of its names, see identity
 	greeting map[*peerconn.Conn]struct{} // incoming connections without a torrent
 	closed   bool
 }
@@ -178,7 +178,7 @@ func (h host) Refused(pc *peerconn.Conn, err error) {
 }
 
 // add starts a torrent.
-func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, cfg *swarm.Config)) (*Torrent, error) {
+func (c *Client) add(ih bt.InfoHash, v2 metainfo.InfoHashV2, o TorrentOptions, prepare func(t *Torrent, cfg *swarm.Config)) (*Torrent, error) {
 	if err := checkTrackers(o.Trackers); err != nil {
 		return nil, err
 	}
@@ -191,11 +191,14 @@ func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, 
 	if c.closed {
 		return nil, ErrClosed
 	}
-	if c.torrents[ih] != nil {
-		return nil, fmt.Errorf("%v: %w", ih, ErrTorrentExists)
+	id := identityOf(ih, v2)
+	for _, h := range id.names {
+		if c.torrents[h] != nil {
+			return nil, fmt.Errorf("%v: %w", h, ErrTorrentExists)
+		}
 	}
 	cfg := swarm.Config{
-		InfoHash: ih, PeerID: c.peerID, ClientName: c.cfg.ClientName, ListenPort: c.addr.Port(), Log: c.cfg.Logger.With("infohash", ih.String()),
+		InfoHash: ih, InfoHashV2: v2, PeerID: c.peerID, ClientName: c.cfg.ClientName, ListenPort: c.addr.Port(), Log: c.cfg.Logger.With("infohash", ih.String()),
 		Conn: c.conn, Now: time.Now, Dial: c.dial, Policy: c.policy, Shared: c.shared, NoPEX: c.cfg.NoPeerExchange,
 		MaxPeers: c.cfg.MaxPeers, MaxPerAddress: c.cfg.MaxPerAddress, MaxPerNear: c.cfg.nearPerAddress, UploadSlots: c.cfg.UploadSlots, BufferBytes: c.cfg.BufferBytes,
 		Open: t.openFiles, OnVerify: o.OnVerify, NoDownload: o.NoDownload,
@@ -204,12 +207,16 @@ func (c *Client) add(ih bt.InfoHash, o TorrentOptions, prepare func(t *Torrent, 
 	if o.Storage != nil {
 		cfg.Open = o.Storage
 	}
+	cfg.Open = t.identified(cfg.Open)
 	prepare(t, &cfg)
 	t.useWeb(&cfg)
+	t.id.Store(id)
 	t.find = c.discovery.newFinder(t)
 	t.sw = swarm.Start(cfg)
 	close(t.started)
-	c.torrents[ih] = t
+	for _, h := range id.names {
+		c.torrents[h] = t
+	}
 	t.find.start()
 	t.sw.AddPeers(o.Peers...)
 	return t, nil
@@ -228,16 +235,16 @@ func (c *Client) dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error
 // AddTorrent adds a torrent by its metadata. What already lies in Dir is verified and kept, see TorrentOptions; the call returns at once, and
 // [Torrent.WaitMetadata] waits for the verification. [ErrTorrentExists] if the client has it already.
 func (c *Client) AddTorrent(mi *metainfo.MetaInfo, o TorrentOptions) (*Torrent, error) {
-	return c.add(mi.InfoHash, o, func(t *Torrent, cfg *swarm.Config) {
+	return c.add(mi.InfoHash, mi.InfoHashV2, o, func(t *Torrent, cfg *swarm.Config) {
 		t.mi.Store(mi)
-		cfg.Info = mi.Info
+		describe(cfg, mi)
 	})
 }
 
 // AddMagnet adds a torrent by its magnet link; the metadata comes from peers (BEP 9). The link's peer addresses (x.pe) are a stranger's word, see [LinkPeers].
 // Pass those that you know in o.Peers.
 func (c *Client) AddMagnet(m metainfo.Magnet, o TorrentOptions) (*Torrent, error) {
-	t, err := c.add(m.InfoHash, o, func(t *Torrent, _ *swarm.Config) { t.magnet = m })
+	t, err := c.add(m.InfoHash, m.InfoHashV2, o, func(t *Torrent, _ *swarm.Config) { t.magnet = m })
 	if err != nil {
 		return nil, err
 	}
@@ -269,8 +276,10 @@ func (c *Client) AddInfoHash(ih bt.InfoHash, o TorrentOptions) (*Torrent, error)
 func (c *Client) Torrents() iter.Seq[*Torrent] {
 	c.mu.Lock()
 	ts := make([]*Torrent, 0, len(c.torrents))
-	for _, t := range c.torrents {
-		ts = append(ts, t)
+	for h, t := range c.torrents {
+		if h == t.ih { // once, under whatever names it goes
+			ts = append(ts, t)
+		}
 	}
 	c.mu.Unlock()
 	return slices.Values(ts)

@@ -171,9 +171,10 @@ func (c *Client) Share(ctx context.Context, path string, o TorrentOptions) (*Tor
 // addComplete adds a torrent whose content has been checked.
 func (c *Client) addComplete(mi *metainfo.MetaInfo, store storage.Storage, o TorrentOptions) (*Torrent, error) {
 	o.Storage = func(*metainfo.Info) (storage.Storage, error) { return store, nil }
-	t, err := c.add(mi.InfoHash, o, func(t *Torrent, cfg *swarm.Config) {
+	t, err := c.add(mi.InfoHash, mi.InfoHashV2, o, func(t *Torrent, cfg *swarm.Config) {
 		t.mi.Store(mi)
-		cfg.Info, cfg.Complete = mi.Info, true
+		describe(cfg, mi)
+		cfg.Complete = true
 	})
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
@@ -249,7 +250,7 @@ func contentPaths(info *metainfo.Info, root string) ([][]string, error) {
 	return safe, nil
 }
 
-// LoadTorrent reads a .torrent file.
+// LoadTorrent reads a .torrent file, whichever descriptions it has: see [metainfo.ParseV2].
 func LoadTorrent(path string) (*metainfo.MetaInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -266,7 +267,7 @@ func LoadTorrent(path string) (*metainfo.MetaInfo, error) {
 	if len(b) > metainfo.MaxBytes {
 		return nil, fmt.Errorf("%s: more than %d bytes, too large for a .torrent file", path, metainfo.MaxBytes)
 	}
-	mi, err := metainfo.Parse(b)
+	mi, err := metainfo.ParseV2(b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -152,9 +152,6 @@ func (d *discoverer) newFinder(t *Torrent) *finder {
 	return f
 }
 
-// announced returns the hashes under which the torrent is announced.
-func (t *Torrent) announced() []bt.InfoHash { return []bt.InfoHash{t.ih} }
-
 // trackers returns the torrent's trackers: those of the .torrent or the magnet link as one list of tiers, of which the first tracker that answers is the one that is announced to (BEP 12), and before them
 // each tier that the user named by itself, since whoever names one wants it to be asked.
 func (t *Torrent) trackers() (lists [][][]tracker.URL) {

@@ -52,6 +52,7 @@ type Torrent struct {
 	started chan struct{} // sw is set
 	magnet  metainfo.Magnet
 	mi      atomic.Pointer[metainfo.MetaInfo]
+	id      atomic.Pointer[identity]
 
 	subs      subscribers
 	closeOnce sync.Once
@@ -108,7 +109,8 @@ func (t *Torrent) typesChanged() {
 	t.sw.Announce()
 }
 
-// InfoHash returns the torrent's info-hash.
+// InfoHash returns the info-hash that the torrent was added by: its v1 info-hash if that was known, else the v2 info-hash cut to 20 bytes, as it stands
+// in hellos (BEP 52).
 func (t *Torrent) InfoHash() bt.InfoHash { return t.ih }
 
 // Name returns the torrent's name: from its metadata, else from the magnet link, else the info-hash in hexadecimal.
@@ -123,7 +125,8 @@ func (t *Torrent) Name() string {
 	return t.ih.String()
 }
 
-// Metainfo returns the torrent's metadata, nil while it is not known. The result must not be modified.
+// Metainfo returns the torrent's metadata, nil while it is not known. The piece layers of a torrent that was added by its magnet link and has a v2
+// description come later, or bit by bit: until all are known PieceLayers is nil. The result must not be modified.
 func (t *Torrent) Metainfo() *metainfo.MetaInfo {
 	if mi := t.mi.Load(); mi != nil {
 		return mi
@@ -133,10 +136,16 @@ func (t *Torrent) Metainfo() *metainfo.MetaInfo {
 		return nil
 	}
 	mi := &metainfo.MetaInfo{Info: info, InfoHash: t.ih}
+	if info.V2 {
+		mi.InfoHash, mi.InfoHashV2, mi.PieceLayers = info.InfoHash(), info.InfoHashV2(), t.sw.Layers()
+	}
 	for _, tr := range t.magnet.Trackers {
 		mi.Announce = append(mi.Announce, []string{tr})
 	}
 	mi.WebSeeds = t.magnet.WebSeeds
+	if info.V2 && mi.PieceLayers == nil {
+		return mi // until more is known
+	}
 	t.mi.CompareAndSwap(nil, mi)
 	return t.mi.Load()
 }
@@ -147,7 +156,10 @@ func (t *Torrent) Magnet() metainfo.Magnet {
 	if mi := t.Metainfo(); mi != nil {
 		m = mi.Magnet()
 	}
-	m.InfoHash, m.Peers = t.ih, nil
+	if m.InfoHashV2.IsZero() {
+		m.InfoHash = t.ih
+	}
+	m.Peers = nil
 	return m
 }
 
@@ -197,12 +209,7 @@ func (t *Torrent) Close() error {
 		t.find.stop()
 		t.hub.Close()
 		t.sw.Close()
-		c := t.client
-		c.mu.Lock()
-		if c.torrents[t.ih] == t {
-			delete(c.torrents, t.ih)
-		}
-		c.mu.Unlock()
+		t.client.drop(t)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if t.hub.Wait(ctx) != nil {
@@ -223,7 +230,7 @@ func (t *Torrent) openFiles(info *metainfo.Info) (storage.Storage, error) {
 	if dir == "" {
 		dir = "."
 	}
-	s, err := storage.OpenFiles(dir, filesOf(info, paths), info.Geometry, storage.Options{InfoHash: t.ih, State: t.client.state})
+	s, err := storage.OpenFiles(dir, filesOf(info, paths), info.Geometry, storage.Options{InfoHash: info.InfoHash(), State: t.client.state})
 	if err != nil {
 		return nil, err
 	}

@@ -87,6 +87,22 @@ func (g Geometry) NumPieces() int {
 	return int((g.TotalBytes + int64(g.PieceBytes) - 1) / int64(g.PieceBytes))
 }
 
+// BytesOf returns the bytes of content that a set of n pieces has.
+func (g Geometry) BytesOf(n int, has func(i int) bool) int64 {
+	bytes := int64(n) * int64(g.PieceBytes)
+	if last := g.NumPieces() - 1; last >= 0 && has(last) {
+		bytes -= int64(g.PieceBytes) - int64(g.PieceSpan(PieceIndex(last)))
+	}
+	if g.short != nil {
+		for _, p := range g.short.list {
+			if has(int(p.Index)) {
+				bytes -= int64(g.PieceSpan(p.Index) - p.Bytes)
+			}
+		}
+	}
+	return bytes
+}
+
 // PieceLen returns the length of piece i in bytes, without padding if it is short; 0 if there is no such piece.
 func (g Geometry) PieceLen(i PieceIndex) uint32 {
 	if g.short != nil {

@@ -27,6 +27,7 @@ var (
 	ErrWrongTorrent       = errors.New("peer answered for another torrent")
 	ErrCorruptPiece       = errors.New("piece failed its hash")
 	ErrCorruptMetadata    = errors.New("metadata failed its hash")
+	ErrCorruptHashes      = errors.New("hashes do not lead to the root of their file")
 	ErrUnwantedData       = errors.New("peer sends blocks that nobody asked for")
 	ErrTooManyConnections = errors.New("too many connections")
 )
@@ -89,7 +90,8 @@ func FaultOf(err error) Fault {
 	case errors.Is(err, ErrHandshakeTimeout), errors.Is(err, ErrIdle):
 		return FaultNetwork
 	}
-	if errors.Is(err, ErrCorruptPiece) || errors.Is(err, ErrCorruptMetadata) || errors.Is(err, ErrUnwantedData) {
+	if errors.Is(err, ErrCorruptPiece) || errors.Is(err, ErrCorruptMetadata) || errors.Is(err, ErrCorruptHashes) ||
+		errors.Is(err, ErrUnwantedData) {
 		return FaultPeer
 	}
 	var p *ProtocolError

@@ -79,7 +79,11 @@ type Local struct {
 	InfoHash bt.InfoHash
 	Geometry bt.Geometry // unknown before metadata
 	V2       bool        // the torrent is spoken of in its v2 form: hashes may be asked for (BEP 52)
-	ReqQ     int         // how many requests a peer may have waiting; 0 means wire.DefaultReqQ
+	// InfoHashV2 is the v2 info-hash, cut to 20 bytes, of a torrent that is known to have one; zero otherwise. A session under it speaks
+	// of the torrent in its v2 form. If InfoHash is another, which is then the v1 info-hash of a hybrid torrent, a session that began
+	// under that goes on under InfoHashV2 if both sides can (BEP 52, "upgrade path").
+	InfoHashV2 bt.InfoHash
+	ReqQ       int // how many requests a peer may have waiting; 0 means wire.DefaultReqQ
 }
 
 // EventKind says what an [Event] is.
@@ -198,10 +202,17 @@ func (m *Machine) setLocal(l Local) {
 	if m.reqQ = l.ReqQ; m.reqQ <= 0 {
 		m.reqQ = wire.DefaultReqQ
 	}
-	if l.V2 {
+	if !l.InfoHashV2.IsZero() {
+		m.cfg.Reserved[7] |= reservedV2
+	}
+	if l.V2 || !l.InfoHashV2.IsZero() && l.InfoHash == l.InfoHashV2 {
 		m.hashes = new(hashState)
 	}
 }
+
+// reservedV2 is the bit of the last reserved byte that says that we know the torrent's v2 form (BEP 52). A torrent without one must not have it:
+// libtorrent closes on that.
+const reservedV2 = 0x10
 
 func (m *Machine) putHello() {
 	m.out = classic.AppendHello(m.out, classic.Hello{Reserved: m.cfg.Reserved, InfoHash: m.cfg.Local.InfoHash, PeerID: m.cfg.PeerID})
@@ -226,8 +237,12 @@ func (m *Machine) Reserved() wire.Reserved { return m.reserved }
 // Opened reports whether the session has been open, though it may have ended since.
 func (m *Machine) Opened() bool { return m.openTold }
 
-// InfoHash returns the torrent of the session; a responder knows it from EventHello on.
+// InfoHash returns the torrent of the session; a responder knows it from EventHello on. It is that of the torrent's v2 form once both sides have
+// agreed on that.
 func (m *Machine) InfoHash() bt.InfoHash { return m.cfg.Local.InfoHash }
+
+// V2 reports whether the session speaks of the torrent in its v2 form, so that hashes can be asked for (BEP 52).
+func (m *Machine) V2() bool { return m.hashes != nil }
 
 // Role returns who opened the connection.
 func (m *Machine) Role() Role { return m.cfg.Role }
@@ -246,12 +261,15 @@ func (m *Machine) Choke() (amChoking, amInterested, peerChoking, peerInterested 
 // LastReceived returns when the last byte of the peer came.
 func (m *Machine) LastReceived() time.Time { return m.lastRecv }
 
-// Accept lets a responder answer the hello it was told of by EventHello.
+// Accept lets a responder answer the hello it was told of by EventHello. The InfoHash of l is not looked at: it is what the peer asked for.
 func (m *Machine) Accept(l Local) {
 	if m.phase != PhaseHello || m.accepted {
 		return
 	}
 	l.InfoHash = m.cfg.Local.InfoHash
+	if !l.InfoHashV2.IsZero() && m.reserved.V2() {
+		l.InfoHash = l.InfoHashV2
+	}
 	m.setLocal(l)
 	m.putHello()
 }
@@ -376,12 +394,14 @@ func (m *Machine) nextHello() (Event, bool) {
 			if m.cfg.Role == Responder {
 				if !m.helloSeen {
 					m.helloSeen = true
-					m.cfg.Local.InfoHash = h.InfoHash
+					m.cfg.Local.InfoHash, m.reserved = h.InfoHash, h.Reserved
 					return Event{Kind: EventHello}, true
 				}
 				if !m.accepted {
 					return Event{}, false
 				}
+			} else if v2 := m.cfg.Local.InfoHashV2; h.InfoHash == v2 && !v2.IsZero() && m.hashes == nil {
+				m.cfg.Local.InfoHash, m.hashes = v2, new(hashState)
 			} else if h.InfoHash != m.cfg.Local.InfoHash {
 				m.Close(m.protocolError(ErrWrongTorrent, wire.KindUnknown, "it answered for %v", h.InfoHash))
 				return Event{}, false

@@ -23,12 +23,14 @@ type createFlags struct {
 	out         string
 	force       bool
 	pieceLength string
+	v2, hybrid  bool
 	opts        parley.CreateOptions
 }
 
 type createdEvent struct {
 	head
 	InfoHash   string   `json:"info_hash"`
+	InfoHashV2 string   `json:"info_hash_v2,omitempty"`
 	Name       string   `json:"name"`
 	Magnet     string   `json:"magnet"`
 	Path       string   `json:"path"`
@@ -45,7 +47,10 @@ func (a *app) createCmd() *cobra.Command {
 		Use:   "create PATH [-o FILE]",
 		Short: "Make a .torrent of a file or folder",
 		Long: `Hash the file or folder at PATH and write its .torrent. Symbolic links and special files inside a folder are left out, and named.
-The same content and options make the same file, byte for byte. An existing file is not replaced without --force.`,
+The same content and options make the same file, byte for byte. An existing file is not replaced without --force.
+
+A v1 torrent, which is made by default, works with every client. In a --v2 torrent (BEP 52) each file has a hash tree of its own: equal files are equal
+in every such torrent, and bad data is found by the block; clients without v2 cannot use it. A --hybrid torrent is both, and has padding between its files.`,
 		Example: "  parley create holiday/ -o holiday.torrent --tracker udp://tracker.example.org:6969",
 		Args:    wants(1, "the PATH of a file or folder"),
 		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.create(ctx, args[0], f) }),
@@ -54,6 +59,9 @@ The same content and options make the same file, byte for byte. An existing file
 	fl.StringVarP(&f.out, "output", "o", "", "write to `FILE`; by default the name of PATH with .torrent, in the current folder")
 	fl.BoolVar(&f.force, "force", false, "replace an existing FILE")
 	fl.StringVar(&f.pieceLength, "piece-length", "", "`SIZE` of pieces: a power of two from 16K to 16M; by default chosen by size")
+	fl.BoolVar(&f.v2, "v2", false, "make a v2 torrent (BEP 52)")
+	fl.BoolVar(&f.hybrid, "hybrid", false, "make a torrent that is v1 and v2 in one")
+	cmd.MarkFlagsMutuallyExclusive("v2", "hybrid")
 	fl.StringArrayVar(&f.opts.Trackers, "tracker", nil, "tracker `URL`; may be repeated")
 	fl.StringArrayVar(&f.opts.WebSeeds, "web-seed", nil, "web seed `URL`; may be repeated")
 	fl.BoolVar(&f.opts.Private, "private", false, "peers may come from the trackers only (BEP 27)")
@@ -68,6 +76,12 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 		if f.opts.PieceBytes, err = parsePieceLength(f.pieceLength); err != nil {
 			return err
 		}
+	}
+	switch {
+	case f.v2:
+		f.opts.Form = metainfo.FormV2
+	case f.hybrid:
+		f.opts.Form = metainfo.FormHybrid
 	}
 	if fi, err := os.Stat(path); err != nil {
 		return inputError(err)
@@ -110,13 +124,13 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 	magnet := c.Magnet().String()
 	info := c.Info
 	a.ui.event(createdEvent{
-		head: now("created"), InfoHash: c.InfoHash.String(), Name: info.Name, Magnet: magnet, Path: f.out, TotalBytes: info.Geometry.TotalBytes,
-		PieceBytes: info.PieceLength, Pieces: info.NumPieces(), Files: len(info.Files), Skipped: c.Skipped,
+		head: now("created"), InfoHash: c.InfoHash.String(), InfoHashV2: hashText(c.InfoHashV2), Name: info.Name, Magnet: magnet, Path: f.out, TotalBytes: info.Geometry.ContentBytes(),
+		PieceBytes: info.PieceLength, Pieces: info.NumPieces(), Files: countFiles(info), Skipped: c.Skipped,
 	})
 	a.noteSkipped(c.Skipped)
 	a.ui.say("created:   %s", safe.Escape(f.out))
-	a.ui.say("content:   %s, %s in %s of %s", plural(len(info.Files), "file"), exactSize(info.Geometry.TotalBytes), plural(info.NumPieces(), "piece"), sizeText(info.PieceLength))
-	a.ui.say("info-hash: %s", c.InfoHash)
+	a.ui.say("content:   %s, %s in %s of %s", plural(countFiles(info), "file"), exactSize(info.Geometry.ContentBytes()), plural(info.NumPieces(), "piece"), sizeText(info.PieceLength))
+	a.sayHashes("%-10s %s", c.InfoHash, c.InfoHashV2)
 	a.ui.say("magnet:    %s", safe.Escape(magnet))
 	return nil
 }

@@ -107,7 +107,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 		peers = append(peers, linked...)
 		t, err = c.AddMagnet(magnet, o)
 	default:
-		t, err = c.AddInfoHash(s.hash, o)
+		t, err = c.AddMagnet(s.link(), o)
 	}
 	if err != nil {
 		return err

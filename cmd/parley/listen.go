@@ -117,7 +117,7 @@ func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlag
 		t, err = c.AddMagnet(s.magnet, o)
 		return t, nil, err
 	case sourceHash:
-		t, err = c.AddInfoHash(s.hash, o)
+		t, err = c.AddMagnet(s.link(), o)
 		return t, nil, err
 	}
 	if !f.get {

@@ -288,6 +288,7 @@ func TestParseSource(t *testing.T) {
 		{someHash, sourceHash},
 		{strings.ToUpper(someHash), sourceHash},
 		{"AERUKZ4JVPG66AJDIVTYTK6N54ASGRLH", sourceHash},
+		{someHash + strings.Repeat("0", 24), sourceHash},
 		{"./" + someHash, sourceContent},
 		{"plain", sourceContent},
 		{".", sourceContent},

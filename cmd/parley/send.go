@@ -120,7 +120,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 		peers = append(peers, linked...)
 		t, err = c.AddMagnet(magnet, o)
 	} else {
-		t, err = c.AddInfoHash(s.hash, o)
+		t, err = c.AddMagnet(s.link(), o)
 	}
 	if err != nil {
 		return err

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/parley-bt/parley/bt"
 	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
 	"github.com/parley-bt/parley/metainfo"
 )
@@ -14,6 +16,8 @@ import (
 type torrentEvent struct {
 	head
 	InfoHash     string      `json:"info_hash"`
+	InfoHashV2   string      `json:"info_hash_v2,omitempty"`
+	Form         string      `json:"form"` // v1, v2 or hybrid
 	Name         string      `json:"name"`
 	TotalBytes   int64       `json:"total_bytes"`
 	PieceBytes   int64       `json:"piece_bytes"`
@@ -34,11 +38,13 @@ type fileEntry struct {
 	Path    []string `json:"path"`
 	Bytes   int64    `json:"bytes"`
 	Padding bool     `json:"padding,omitempty"`
+	Root    string   `json:"pieces_root,omitempty"` // of the file's hash tree (BEP 52)
 }
 
 type magnetEvent struct {
 	head
 	InfoHash   string   `json:"info_hash"`
+	InfoHashV2 string   `json:"info_hash_v2,omitempty"`
 	Name       string   `json:"name"`
 	TotalBytes int64    `json:"total_bytes,omitempty"`
 	Trackers   []string `json:"trackers"`
@@ -97,26 +103,31 @@ func (a *app) showTorrent(mi *metainfo.MetaInfo) {
 		created = &t
 	}
 	if a.ui.json {
-		files := make([]fileEntry, len(info.Files))
-		for i, f := range info.Files {
-			files[i] = fileEntry{f.Path, f.Length, f.Padding}
+		files := make([]fileEntry, 0, len(info.Files))
+		for i := range info.Files {
+			if f := &info.Files[i]; !isVirtual(info, f) {
+				files = append(files, fileEntry{f.Path, f.Length, f.Padding, rootText(f)})
+			}
 		}
 		a.ui.emit(torrentEvent{
-			head: now("torrent"), InfoHash: mi.InfoHash.String(), Name: info.Name, TotalBytes: info.Geometry.TotalBytes, PieceBytes: info.PieceLength,
+			head: now("torrent"), InfoHash: mi.InfoHash.String(), InfoHashV2: hashText(mi.InfoHashV2), Form: formOf(info).String(), Name: info.Name, TotalBytes: info.Geometry.ContentBytes(), PieceBytes: info.PieceLength,
 			Pieces: info.NumPieces(), SingleFile: info.SingleFile, Private: info.Private, Hybrid: info.Hybrid, Trackers: orEmpty(mi.Announce),
 			WebSeeds: orEmpty(mi.WebSeeds), Comment: mi.Comment, CreatedBy: mi.CreatedBy, CreationDate: created, Magnet: magnet, Files: files,
 		})
 		return
 	}
 	a.ui.say("name:       %s", safe.Escape(info.Name))
-	a.ui.say("info-hash:  %s", mi.InfoHash)
-	a.ui.say("size:       %s", exactSize(info.Geometry.TotalBytes))
+	a.sayHashes("%-11s %s", mi.InfoHash, mi.InfoHashV2)
+	a.ui.say("size:       %s", exactSize(info.Geometry.ContentBytes()))
 	a.ui.say("pieces:     %d of %s", info.NumPieces(), exactSize(info.PieceLength))
 	if info.Private {
 		a.ui.say("private:    yes: peers may come from its trackers only")
 	}
-	if info.Hybrid {
-		a.ui.say("hybrid:     yes: has a v2 description too, which is not used; it is read as v1")
+	switch formOf(info) {
+	case metainfo.FormV2:
+		a.ui.say("form:       v2: for clients that know BEP 52")
+	case metainfo.FormHybrid:
+		a.ui.say("form:       hybrid: v1 and v2 in one")
 	}
 	for i, tier := range mi.Announce {
 		a.ui.say("tracker:    %s", safe.Escape(strings.Join(tier, ", "))+tierNote(i, len(mi.Announce)))
@@ -135,11 +146,72 @@ func (a *app) showTorrent(mi *metainfo.MetaInfo) {
 	}
 	a.ui.say("magnet:     %s", safe.Escape(magnet))
 	if info.SingleFile {
-		a.ui.say("file:       %s", safe.Escape(info.Name))
+		a.ui.say("file:       %s%s", safe.Escape(info.Name), rootNote(&info.Files[0]))
 		return
 	}
-	a.ui.say("files:      %d", len(info.Files))
+	a.ui.say("files:      %d", countFiles(info))
 	a.printTree(info)
+}
+
+// formOf returns which descriptions of itself a torrent has.
+func formOf(info *metainfo.Info) metainfo.Form {
+	switch {
+	case info.V2Only():
+		return metainfo.FormV2
+	case info.Hybrid:
+		return metainfo.FormHybrid
+	}
+	return metainfo.FormV1
+}
+
+// isVirtual reports whether a file is padding that stands in no torrent: it is how the files of a v2 torrent lie.
+func isVirtual(info *metainfo.Info, f *metainfo.File) bool { return f.Padding && info.V2Only() }
+
+// countFiles returns how many files a torrent has.
+func countFiles(info *metainfo.Info) (n int) {
+	for i := range info.Files {
+		if !isVirtual(info, &info.Files[i]) {
+			n++
+		}
+	}
+	return n
+}
+
+// hashText writes a v2 info-hash, nothing if there is none.
+func hashText(h metainfo.InfoHashV2) string {
+	if h.IsZero() {
+		return ""
+	}
+	return h.String()
+}
+
+// sayHashes prints the info-hashes that a torrent has; format takes a title and a hash.
+func (a *app) sayHashes(format string, h bt.InfoHash, v2 metainfo.InfoHashV2) {
+	switch {
+	case v2.IsZero():
+		a.ui.say(format, "info-hash:", h)
+	case h == v2.Truncated():
+		a.ui.say(format, "info-hash:", v2)
+	default:
+		a.ui.say(format, "info-hash:", h)
+		a.ui.say(format, "in v2:", v2)
+	}
+}
+
+// rootText writes the root of a file's hash tree, nothing if it has none.
+func rootText(f *metainfo.File) string {
+	if f.PiecesRoot == [metainfo.TreeHashBytes]byte{} {
+		return ""
+	}
+	return hex.EncodeToString(f.PiecesRoot[:])
+}
+
+// rootNote is how the root of a file's hash tree stands behind the file.
+func rootNote(f *metainfo.File) string {
+	if root := rootText(f); root != "" {
+		return "  tree " + root
+	}
+	return ""
 }
 
 func tierNote(i, tiers int) string {
@@ -157,6 +229,9 @@ func (a *app) printTree(info *metainfo.Info) {
 	a.ui.say("  %s/", safe.Escape(info.Name))
 	var above []string // the folders of the line before
 	for _, f := range info.Files {
+		if isVirtual(info, &f) {
+			continue
+		}
 		dirs, name := f.Path[:len(f.Path)-1], f.Path[len(f.Path)-1]
 		if len(dirs) > treeDepth {
 			name = strings.Join(f.Path[treeDepth:], "/")
@@ -170,7 +245,7 @@ func (a *app) printTree(info *metainfo.Info) {
 			a.ui.say("  %s%s/", strings.Repeat("  ", i+1), safe.Escape(dirs[i]))
 		}
 		above = dirs
-		note := ""
+		note := rootNote(&f)
 		if f.Padding {
 			note = "  (padding, not stored)"
 		}
@@ -181,13 +256,13 @@ func (a *app) printTree(info *metainfo.Info) {
 func (a *app) showMagnet(m metainfo.Magnet) {
 	magnet := m.String()
 	a.ui.event(magnetEvent{
-		head: now("magnet"), InfoHash: m.InfoHash.String(), Name: m.Name, TotalBytes: m.ExactLength,
+		head: now("magnet"), InfoHash: m.InfoHash.String(), InfoHashV2: hashText(m.InfoHashV2), Name: m.Name, TotalBytes: m.ExactLength,
 		Trackers: orEmpty(m.Trackers), Peers: orEmpty(m.Peers), WebSeeds: orEmpty(m.WebSeeds), Magnet: magnet,
 	})
 	if m.Name != "" {
 		a.ui.say("name:       %s", safe.Escape(m.Name))
 	}
-	a.ui.say("info-hash:  %s", m.InfoHash)
+	a.sayHashes("%-11s %s", m.InfoHash, m.InfoHashV2)
 	if m.ExactLength > 0 {
 		a.ui.say("size:       %s", exactSize(m.ExactLength))
 	}

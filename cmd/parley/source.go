@@ -12,7 +12,7 @@ import (
 	"github.com/parley-bt/parley/metainfo"
 )
 
-const sourceHelp = "SOURCE is a path, a .torrent file, a magnet link (in quotes), or an info-hash of 40 hexadecimal digits or 32 base32 characters"
+const sourceHelp = "SOURCE is a path, a .torrent file, a magnet link (in quotes), or an info-hash of 40 (v2: 64) hexadecimal digits or 32 base32 characters"
 
 // sourceKind is what a SOURCE turned out to be.
 type sourceKind int
@@ -31,6 +31,12 @@ type source struct {
 	torrent *metainfo.MetaInfo
 	magnet  metainfo.Magnet
 	hash    bt.InfoHash
+	hashV2  metainfo.InfoHashV2 // zero if none is known
+}
+
+// link returns what is known of the info-hashes as a link.
+func (s *source) link() metainfo.Magnet {
+	return metainfo.Magnet{InfoHash: s.hash, InfoHashV2: s.hashV2}
 }
 
 // parseSource finds out what arg means. Links and info-hashes are told by their form alone, so that what a
@@ -38,11 +44,18 @@ type source struct {
 // name ends in .torrent, or whatever its name if anyFile is set.
 func parseSource(arg string, anyFile bool) (source, error) {
 	if len(arg) >= 7 && strings.EqualFold(arg[:7], "magnet:") {
-		m, err := metainfo.ParseMagnet(arg)
+		m, err := metainfo.ParseMagnetV2(arg)
 		if err != nil {
 			return source{}, failf(exitTorrent, "copy the whole link, in quotes: the shell cuts it at the first &", "magnet link: %w", err)
 		}
-		return source{kind: sourceMagnet, magnet: m, hash: m.InfoHash}, nil
+		return source{kind: sourceMagnet, magnet: m, hash: m.InfoHash, hashV2: m.InfoHashV2}, nil
+	}
+	if len(arg) == 2*metainfo.TreeHashBytes && isHex(arg) {
+		h, err := metainfo.ParseInfoHashV2(arg)
+		if err != nil || h.Truncated().IsZero() {
+			return source{}, failf(exitUsage, sourceHelp, "info-hash %s: begins with zeros, which no torrent's does", arg)
+		}
+		return source{kind: sourceHash, hash: h.Truncated(), hashV2: h}, nil
 	}
 	if looksLikeHash(arg) {
 		h, err := bt.ParseInfoHash(arg)
@@ -72,19 +85,21 @@ func parseSource(arg string, anyFile bool) (source, error) {
 	if err != nil {
 		return source{}, err
 	}
-	return source{kind: sourceTorrent, path: arg, torrent: mi, hash: mi.InfoHash}, nil
+	return source{kind: sourceTorrent, path: arg, torrent: mi, hash: mi.InfoHash, hashV2: mi.InfoHashV2}, nil
 }
 
-// looksLikeHash reports whether arg has the length and the characters of an info-hash.
+// looksLikeHash reports whether arg has the length and the characters of a v1 info-hash.
 func looksLikeHash(arg string) bool {
 	switch len(arg) {
 	case 2 * bt.HashBytes:
-		return strings.Trim(arg, "0123456789abcdefABCDEF") == ""
+		return isHex(arg)
 	case 32:
 		return strings.Trim(arg, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
 	}
 	return false
 }
+
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdefABCDEF") == "" }
 
 // loadTorrent reads a .torrent file.
 func loadTorrent(path string) (*metainfo.MetaInfo, error) {
@@ -106,9 +121,6 @@ func loadTorrent(path string) (*metainfo.MetaInfo, error) {
 		return nil, inputError(err)
 	}
 	hint := "get the file again, or check that it is a .torrent"
-	if errors.Is(err, metainfo.ErrV2Only) {
-		_, hint = classify(metainfo.ErrV2Only)
-	}
 	if !strings.Contains(err.Error(), path) {
 		return nil, failf(exitTorrent, hint, "%s: %w", path, err)
 	}

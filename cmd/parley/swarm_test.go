@@ -230,7 +230,8 @@ func TestBadTorrents(t *testing.T) {
 		{"cut short", whole[:len(whole)-10]},
 		{"half", whole[:len(whole)/2]},
 		{"pieces missing", strings.Replace(whole, "6:pieces40:", "6:piecez40:", 1)},
-		{"v2 only", "d4:infod9:file treed1:ad0:d6:lengthi0eeee12:meta versioni2e4:name1:a12:piece lengthi16384eee"},
+		{"v2 without layers", "d4:infod9:file treed1:ad0:d6:lengthi20000e11:pieces root32:" + strings.Repeat("r", 32) + "eee12:meta versioni2e4:name1:a12:piece lengthi16384eee"},
+		{"v3", "d4:infod9:file treed1:ad0:d6:lengthi0eeee12:meta versioni3e4:name1:a12:piece lengthi16384eee"},
 		{"deep", strings.Repeat("l", 1<<20)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -90,7 +90,7 @@ func (a *app) verify(ctx context.Context, arg, data string) error {
 	}
 	a.ui.event(sum)
 	if sum.OK == sum.Files {
-		a.ui.say("all %s ok, %s", plural(sum.Files, "file"), sizeText(info.Geometry.TotalBytes))
+		a.ui.say("all %s ok, %s", plural(sum.Files, "file"), sizeText(info.Geometry.ContentBytes()))
 		return nil
 	}
 	hint := "parley get fetches what is missing"

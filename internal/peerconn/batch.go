@@ -22,6 +22,7 @@ type Event struct {
 	Types    map[string]uint8 // Exchange: the peer's table after it
 	Metadata *ltep.Metadata   // Metadata
 	PEX      *ltep.PEX        // PEX
+	Hashes   *wire.Hashes     // Hashes; HashReject has no Data
 }
 
 // Batch is messages of one read, in order: all of them, unless they take much more memory than they took on the wire. It has one owner, who gives it
@@ -105,6 +106,10 @@ func (b *Batch) add(m *peer.Machine, msg wire.Message) *Event {
 		x := *t
 		x.Data = append([]byte(nil), t.Data...)
 		e.Metadata = &x
+	case *wire.Hashes:
+		e.Hashes = &wire.Hashes{HashSpan: t.HashSpan, Data: append([]byte(nil), t.Data...)}
+	case *wire.HashReject:
+		e.Hashes = &wire.Hashes{HashSpan: t.HashSpan}
 	}
 	b.Events = append(b.Events, e)
 	return &b.Events[len(b.Events)-1]

@@ -63,6 +63,8 @@ type Session interface {
 	// UploadGroup and DownloadGroup return the session's share of the rates, nil for no limits. They return the same each time.
 	UploadGroup() *Group
 	DownloadGroup() *Group
+	// Hashes appends the hashes that answer a request to dst: BEP 52 says how many. It may block. An error refuses the request.
+	Hashes(dst []byte, s wire.HashSpan) ([]byte, error)
 	// Closed is called once, last; err is why. No other method is called any more.
 	Closed(c *Conn, err error)
 }
@@ -518,6 +520,10 @@ func (c *Conn) gather(buf []byte) []byte {
 		if u.IsMetadata {
 			c.uploadMetadata(u)
 			out = c.m.AppendOutput(now, out, 0)
+		} else if u.IsHashes {
+			c.uploadHashes(u)
+			out = c.m.AppendOutput(now, out, 0)
+			break // an answer may be as long as the buffer
 		} else {
 			n := len(out)
 			out = c.uploadBlock(now, out, u)
@@ -574,6 +580,19 @@ func (c *Conn) uploadMetadata(u peer.Upload) {
 	err := c.m.SendMetadata(ltep.Metadata{Type: ltep.MetadataData, Piece: u.Metadata, TotalSize: int64(len(info)),
 		Data: info[from:min(from+ltep.MetadataPieceBytes, len(info))]})
 	if err != nil && !errors.Is(err, peer.ErrUnsupported) {
+		c.shut()
+	}
+}
+
+// uploadHashes answers a request for hashes. The lock is held, and released while they are found.
+func (c *Conn) uploadHashes(u peer.Upload) {
+	c.mu.Unlock()
+	data, err := c.session.Hashes(nil, u.Hashes)
+	c.mu.Lock()
+	if err == nil {
+		err = c.m.SendHashes(wire.Hashes{HashSpan: u.Hashes, Data: data})
+	}
+	if err != nil && c.m.Refuse(u) != nil {
 		c.shut()
 	}
 }

@@ -45,6 +45,7 @@ type side struct {
 	readBlock          func(dst []byte, b bt.Block) error
 	metadata           []byte
 	upGroup, downGroup *Group
+	hashes             func(dst []byte, s wire.HashSpan) ([]byte, error)
 
 	opts   Options
 	group  sync.WaitGroup
@@ -124,6 +125,13 @@ func (s *side) Metadata() []byte { return s.metadata }
 func (s *side) UploadGroup() *Group { return s.upGroup }
 
 func (s *side) DownloadGroup() *Group { return s.downGroup }
+
+func (s *side) Hashes(dst []byte, span wire.HashSpan) ([]byte, error) {
+	if s.hashes == nil {
+		return nil, errors.New("none here")
+	}
+	return s.hashes(dst, span)
+}
 
 func (s *side) Closed(_ *Conn, err error) { s.ended(err) }
 

@@ -261,6 +261,9 @@ func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 	t.halfOpen++
 	cfg := peer.Config{Role: peer.Initiator, PeerID: t.cfg.PeerID, Reserved: OurReserved, HelloTimeout: peer.InitiatorTimeout,
 		KeepAlive: t.keepAlive(), Local: t.local()}
+	if l := &cfg.Local; c.failures%2 == 1 && !l.InfoHashV2.IsZero() {
+		l.InfoHash = l.InfoHashV2 // who knows a hybrid torrent in its v2 form alone does not answer to the other
+	}
 	pc := peerconn.Start(nc, t.cfg.Conn, cfg, p)
 	if !t.greeting.begin(p, pc) {
 		pc.Close(peer.ErrUnknownTorrent) // unreachable: only the owner closes, and it runs this

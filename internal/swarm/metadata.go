@@ -2,6 +2,8 @@ package swarm
 
 import (
 	"crypto/sha1"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,7 +35,7 @@ type metadataFetch struct {
 
 // wantsMetadata reports whether the metadata has to come from peers.
 func (t *Torrent) wantsMetadata() bool {
-	return t.state == StateMetadata && t.err == nil && !t.closing
+	return t.state == StateMetadata && t.info == nil && t.err == nil && !t.closing
 }
 
 // offerMetadata begins to ask a peer for the metadata if it offers it and not enough others are asked.
@@ -86,12 +88,17 @@ func (t *Torrent) peerMetadata(p *Peer, now time.Time, md *ltep.Metadata) {
 		t.askMetadata(p)
 		return
 	}
-	if sha1.Sum(f.data) != t.cfg.InfoHash {
+	right, err := t.checkMetadata(f.data)
+	if err != nil {
+		t.fail(fmt.Errorf("metadata: %w", err))
+		return
+	}
+	if !right {
 		t.refuseMetadata(p)
 		t.convict(p.from(), fmt.Errorf("%w: %d bytes", peer.ErrCorruptMetadata, f.size))
 		return
 	}
-	info, err := metainfo.ParseInfo(f.data)
+	info, err := metainfo.ParseInfoV2(f.data)
 	if err != nil {
 		// The hash is right, so this is the torrent, and no peer has a better one.
 		t.fail(fmt.Errorf("metadata: %w", err))
@@ -100,8 +107,27 @@ func (t *Torrent) peerMetadata(p *Peer, now time.Time, md *ltep.Metadata) {
 	for q := range t.peers {
 		q.meta = nil
 	}
-	t.gotInfo(info)
+	t.gotInfo(info, nil)
 	t.notify(Event{Kind: EventMetadata})
+}
+
+// errTwoTorrents stops a torrent that was named by two info-hashes of which only one is that of the metadata.
+var errTwoTorrents = errors.New("the v1 and v2 info-hashes that name this torrent belong to two")
+
+// checkMetadata reports whether an info dictionary is the torrent's, by all info-hashes that are known.
+func (t *Torrent) checkMetadata(data []byte) (right bool, err error) {
+	v1, v2 := t.cfg.InfoHash, t.cfg.InfoHashV2
+	if v2.IsZero() {
+		return sha1.Sum(data) == v1, nil
+	}
+	rightV2 := sha256.Sum256(data) == v2
+	if v1 == v2.Truncated() {
+		return rightV2, nil
+	}
+	if rightV1 := sha1.Sum(data) == v1; rightV1 != rightV2 {
+		return false, errTwoTorrents // nobody but who made the link is to blame
+	}
+	return rightV2, nil
 }
 
 // refuseMetadata gives a peer up as a source of metadata.

@@ -40,6 +40,7 @@ type Peer struct {
 	reserved wire.Reserved
 	dialect  wire.Dialect
 	fast     bool
+	v2       bool // the session speaks of the torrent in its v2 form (BEP 52)
 	since    time.Time
 	opened   atomic.Bool
 
@@ -73,6 +74,8 @@ type Peer struct {
 	exchangeSent time.Time
 	exchangeGap  int // exchanges sent one after the other, see sendExchange
 	meta         *metadataFetch
+	hashes       hashesOf
+	leavesBudget allowance      // guarded by Torrent.leafCache.mu
 	listens      netip.AddrPort // where it accepts peers, as far as known
 	told         pexset.Cursor
 
@@ -122,7 +125,8 @@ func (t *Torrent) newPeer(addr netip.AddrPort) *Peer {
 }
 
 func (t *Torrent) local() peer.Local {
-	return peer.Local{InfoHash: t.cfg.InfoHash, Geometry: t.shared.Load().geom}
+	s := t.shared.Load()
+	return peer.Local{InfoHash: s.ih, InfoHashV2: s.ihV2, Geometry: s.geom}
 }
 
 // The methods of peerconn.Session.
@@ -130,7 +134,7 @@ func (t *Torrent) local() peer.Local {
 // Open implements [peerconn.Session].
 func (p *Peer) Open(c *peerconn.Conn) {
 	c.Do(func(m *peer.Machine) {
-		p.id, p.reserved, p.dialect, p.fast = m.PeerID(), m.Reserved(), m.Dialect(), m.Fast()
+		p.id, p.reserved, p.dialect, p.fast, p.v2 = m.PeerID(), m.Reserved(), m.Dialect(), m.Fast(), m.V2()
 	})
 	p.endHello()
 	p.conn = c
@@ -623,6 +627,8 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 			t.peerExchange(p, e)
 		case wire.KindMetadata:
 			t.peerMetadata(p, now, e.Metadata)
+		case wire.KindHashes, wire.KindHashReject:
+			t.peerHashes(p, now, e.Hashes)
 		case wire.KindPEX:
 			t.peerPEX(p, e.PEX)
 		}
@@ -707,6 +713,7 @@ func (t *Torrent) closed(p *Peer, err error) {
 	t.leavePEX(p)
 	t.superGone(p)
 	t.dropMetadata(p)
+	t.dropHashes(p, now)
 	t.lingering.Add(1)
 	p.apps.End(func() { t.lingering.Add(-1) }) // perhaps at once: the owner must not post to itself
 	if errors.Is(err, net.ErrClosed) {

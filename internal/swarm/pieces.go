@@ -1,14 +1,15 @@
 package swarm
 
 import (
-	"crypto/sha1"
 	"fmt"
 	"time"
 
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/internal/merkle"
 	"github.com/parley-bt/parley/internal/picker"
 	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/storage"
 	"github.com/parley-bt/parley/wire"
 )
 
@@ -24,6 +25,8 @@ type assembly struct {
 
 	compare bool     // a copy failed before: take digests
 	digests []digest // of a copy that failed or is to be compared, once verified
+	// learned is the hash of a right piece of a hybrid in its v2 form, if nobody has told it.
+	learned *merkle.Hash
 }
 
 func (a *assembly) release() {
@@ -130,7 +133,9 @@ func (t *Torrent) startJobs() {
 // verify hashes a complete piece and writes it if it is right. It runs on a worker; storage, info and geometry no longer change.
 func (t *Torrent) verify(a *assembly) {
 	s := t.shared.Load()
-	h := sha1.New()
+	want := s.hashes.Piece(a.index)
+	var h storage.PieceHasher
+	h.Reset(want)
 	for n, b := range a.blocks {
 		if b == nil { // padding, which nobody was asked for
 			h.Write(zeroBlock[:s.geom.Block(a.index, n).Length])
@@ -138,10 +143,12 @@ func (t *Torrent) verify(a *assembly) {
 		}
 		h.Write(b.Bytes())
 	}
-	var sum [bt.HashBytes]byte
-	ok := [bt.HashBytes]byte(h.Sum(sum[:0])) == s.info.PieceHash(a.index)
-	var err error
+	sums := h.Sums()
+	ok, err := want.Check(&sums)
 	if ok {
+		if want.V2 && want.Unknown {
+			a.learned = &sums.V2
+		}
 		off := s.geom.PieceStart(a.index)
 		for n, b := range a.blocks {
 			if b != nil {
@@ -181,6 +188,8 @@ func (t *Torrent) pieceDone(a *assembly, ok bool, err error) {
 		return
 	case !ok:
 		t.corruptPiece(a)
+	case a.learned != nil && t.learnHash(a) != nil:
+		return
 	default:
 		t.haveMu.Lock()
 		t.have.Add(int(a.index))

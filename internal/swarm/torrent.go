@@ -20,6 +20,7 @@ import (
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/choker"
 	"github.com/parley-bt/parley/internal/dialguard"
+	"github.com/parley-bt/parley/internal/merkle"
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/pexset"
@@ -55,7 +56,8 @@ type Types interface {
 
 // Config is what a torrent must know. Every field is set unless it says otherwise.
 type Config struct {
-	InfoHash   bt.InfoHash
+	InfoHash   bt.InfoHash         // as hellos have it: of a torrent that is known in its v2 form alone, the v2 one cut to its length
+	InfoHashV2 metainfo.InfoHashV2 // zero if none is known; of Info it need not be said
 	PeerID     bt.PeerID
 	ClientName string
 	ListenPort uint16 // 0 if we do not listen
@@ -78,7 +80,8 @@ type Config struct {
 	Paused        bool            // begin paused
 	SeedGoal      SeedGoal        // pause when it is reached
 
-	Info       *metainfo.Info // nil: it comes from peers (BEP 9)
+	Info       *metainfo.Info         // nil: it comes from peers (BEP 9)
+	Layers     map[merkle.Hash][]byte // piece layers of Info by root, as far as known: see [metainfo.MetaInfo]
 	Open       func(*metainfo.Info) (storage.Storage, error)
 	Complete   bool // the content is known to be complete: no verification
 	NoDownload bool // take part without downloading or storing anything
@@ -179,11 +182,14 @@ type Torrent struct {
 
 	ready, stopped *latch
 	complete       atomic.Pointer[latch] // replaced when more is wanted
+	leafCache      leafCache
 
 	// The owner's.
 	state      State
 	err        error
 	info       *metainfo.Info
+	ih, ihV2   bt.InfoHash    // see sharedState
+	hashedInfo *metainfo.Info // what info was when they were found out
 	geom       bt.Geometry
 	store      storage.Storage
 	picker     *picker.Picker // nil until metadata is known and storage open, and once every piece is here
@@ -214,6 +220,8 @@ type Torrent struct {
 	bans       bans
 	blame      blame
 	meta       metadataState
+	trees      *trees      // of a torrent with a v2 description, once they are made
+	toAsk      []layerAsk  // what of them is to be asked for and nobody is asked, the first last
 	weUse      *peer.WeUse // with weSay: what exchange returned last; nil when that no longer holds
 	weSay      ltep.Exchange
 
@@ -249,9 +257,13 @@ type Torrent struct {
 
 // sharedState is what other goroutines read without asking the owner.
 type sharedState struct {
-	info  *metainfo.Info
-	geom  bt.Geometry
-	store storage.Storage
+	info   *metainfo.Info
+	geom   bt.Geometry
+	store  storage.Storage
+	trees  *trees
+	ih     bt.InfoHash // by which the torrent goes first: the v1 info-hash, if it has one
+	ihV2   bt.InfoHash // of its v2 form, cut to its length; zero if none is known
+	hashes storage.Hashes
 }
 
 // latch is a condition that comes true once.
@@ -294,7 +306,7 @@ func Start(cfg Config) *Torrent {
 	t.uploads = cfg.Uploads.join()
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.complete.Store(newLatch())
-	t.shared.Store(&sharedState{})
+	t.publish()
 	t.greeting.pending = make(map[*Peer]*peerconn.Conn)
 	t.greeting.hosts = make(map[netip.Prefix]int)
 	if t.cfg.Shared == nil {
@@ -361,7 +373,7 @@ func (t *Torrent) run() {
 		}
 		t.ready.close()
 	case t.cfg.Info != nil:
-		t.gotInfo(t.cfg.Info)
+		t.gotInfo(t.cfg.Info, t.cfg.Layers)
 	}
 	const maxBurst = 64 // then the tick and the end get their turn
 	burst := 0
@@ -471,19 +483,41 @@ func (t *Torrent) notify(e Event) {
 
 // publish makes the metadata visible to other goroutines.
 func (t *Torrent) publish() {
-	t.shared.Store(&sharedState{info: t.info, geom: t.geom, store: t.store})
+	s := &sharedState{info: t.info, geom: t.geom, store: t.store, trees: t.trees}
+	if t.hashedInfo != t.info || t.ih.IsZero() {
+		t.ih, t.ihV2 = infoHashes(t.info, t.cfg.InfoHash, t.cfg.InfoHashV2)
+		t.hashedInfo = t.info
+	}
+	s.ih, s.ihV2 = t.ih, t.ihV2
+	switch {
+	case t.trees != nil:
+		s.hashes = t.trees
+	case t.info != nil:
+		s.hashes = storage.V1Hashes(t.info.PieceHashes)
+	}
+	t.shared.Store(s)
 }
 
-// gotInfo goes on once the metadata is known: storage is opened and what lies there verified, off the owner.
-func (t *Torrent) gotInfo(info *metainfo.Info) {
+// gotInfo goes on once the metadata is known, and with it some of the piece layers, or all, of a torrent that has such.
+func (t *Torrent) gotInfo(info *metainfo.Info, layers map[merkle.Hash][]byte) {
 	t.info = info
 	t.meta = metadataState{}
-	t.state = StateVerifying
 	t.weUse = nil
 	t.keepPrivate()
 	t.initialWants()
-	wanted := t.want.wantedFiles()
 	t.publish() // exchanges say from now on that we have the metadata
+	if info.V2 {
+		t.needTrees(layers)
+		return
+	}
+	t.openStorage()
+}
+
+// openStorage goes on once it is known what the pieces should be: storage is opened and what lies there verified, off the owner.
+func (t *Torrent) openStorage() {
+	t.state = StateVerifying
+	wanted := t.want.wantedFiles()
+	info, hashes := t.info, t.shared.Load().hashes
 	t.group.Go(func() {
 		store, err := t.cfg.Open(info)
 		have := bitfield.New(info.NumPieces())
@@ -494,7 +528,7 @@ func (t *Torrent) gotInfo(info *metainfo.Info) {
 			if t.cfg.Complete {
 				have.Fill()
 			} else {
-				have, err = storage.ResumePieces(t.ctx, store, info.Geometry, storage.V1Hashes(info.PieceHashes), t.cfg.OnVerify)
+				have, err = storage.ResumePieces(t.ctx, store, info.Geometry, hashes, t.cfg.OnVerify)
 			}
 		}
 		f := func() { t.want.stored = wanted; t.verified(store, have, err) }
@@ -584,6 +618,7 @@ func (t *Torrent) tick() {
 		t.tickPeer(p, now)
 	}
 	t.tickMetadata(now)
+	t.tickHashes(now)
 	if next := t.choker.Next(); !next.IsZero() && !now.Before(next) {
 		t.rechoke(now)
 	}
@@ -687,14 +722,11 @@ func (t *Torrent) stats() Stats {
 		s.State = StatePaused
 	}
 	if t.info != nil {
-		s.TotalBytes, s.Pieces = t.info.Geometry.TotalBytes, t.info.NumPieces()
+		s.TotalBytes, s.Pieces = t.info.Geometry.ContentBytes(), t.info.NumPieces()
 	}
 	if t.have != nil {
 		s.HavePieces = t.have.Count()
-		s.HaveBytes = int64(s.HavePieces) * int64(t.geom.PieceBytes)
-		if last := t.geom.NumPieces() - 1; last >= 0 && t.have.Has(last) {
-			s.HaveBytes -= int64(t.geom.PieceBytes) - int64(t.geom.PieceLen(bt.PieceIndex(last)))
-		}
+		s.HaveBytes = t.geom.BytesOf(s.HavePieces, t.have.Has)
 	}
 	s.WantedBytes, s.WantedHave = s.TotalBytes, s.HaveBytes
 	if t.want.files != nil {
