@@ -157,8 +157,7 @@ func (t *Torrent) peerHashes(p *Peer, now time.Time, h *wire.Hashes) {
 		if !a.late {
 			t.toAsk = append(t.toAsk, a.layerAsk)
 		}
-		t.banned[p.id] = struct{}{}
-		p.conn.Close(fmt.Errorf("%w: %d of layer %d from %d", peer.ErrCorruptHashes, a.r.Length, a.r.Base, a.r.Index))
+		t.convict(p.from(), fmt.Errorf("%w: %d of layer %d from %d", peer.ErrCorruptHashes, a.r.Length, a.r.Base, a.r.Index))
 	case err != nil:
 		t.fail(fmt.Errorf("piece layers: %w", err)) // what was asked for makes no sense: our own mistake
 		return
