@@ -45,7 +45,7 @@ type Config struct {
 	// MaxPeers is the largest number of connected peers per torrent; 0 means 200.
 	MaxPeers int
 	// MaxConnections is the largest number of connections over all torrents, those that are being opened among them; 0 means 2,000 or MaxPeers, whichever is more, and
-	// on Unix no more than half of the files that the process may have open. Beyond it nothing is dialled, and who connects is turned away.
+	// on Unix no more than half of the files that the process may have open. Beyond it nothing is dialled, and beyond seven eighths of it who connects is turned away.
 	MaxConnections int
 	// MaxHalfOpen is how many connections may be being opened by us at once, over all torrents, which take turns; 0 means 64.
 	MaxHalfOpen int

@@ -19,7 +19,7 @@ const (
 	EventPeerConnected    EventKind = iota + 1 // Peer: its hello is complete
 	EventPeerTypes                             // Peer: its message types are known or have changed
 	EventPeerDisconnected                      // Peer, Err: why the session ended, nil for a clean end
-	EventDialFailed                            // Addr, Err: will be tried again
+	EventDialFailed                            // Addr, Err: an address of the user or of a link could not be connected; will be tried again
 	EventMetadata                              // the metadata has been received and checked
 	EventVerified                              // Stats: existing data has been verified
 	EventProgress                              // Stats: pieces were verified since the last one

@@ -135,7 +135,7 @@ Every character that a terminal would not show (control, bidirectional and zero-
   peer_connected     "peer" (address), "peer_id", "client", "dialect", "hello", "initiator", "seed", "types"
   peer_types         the same fields: the message types that the peer receives are known or have changed
   peer_disconnected  the same fields, and "error" unless the peer left in good order
-  dial_failed        "addr", "error": it will be tried again, and this is told again when the reason changes
+  dial_failed        "addr", "error", of an address given by --peer or by the link: it will be tried again, and this is told again when the reason changes
   tracker            what came of an announce: "tracker" (scheme and host), "info_hash", "peers" (named), "dropped" (of these not taken),
                      "seeders" and "leechers" if it says so, "failures" (in a row), "next" (when it is asked again, if it is), "warning", "error"
   scrape             show --scrape: "tracker", "info_hash", "seeders", "leechers", "downloaded", "error"

@@ -36,7 +36,7 @@ func (o Origin) String() string {
 	return [...]string{"user", "tracker", "peer exchange", "DHT", "local discovery", "link"}[min(o, Link)]
 }
 
-// Source is one namer of addresses: a tracker by its URL, a peer by its IP address (not by its port, or one host would be thousands), the DHT as a whole.
+// Source is one namer of addresses: a tracker by its URL, a peer by its [Host] (not by its port, or one host would be thousands), the DHT as a whole.
 type Source struct {
 	Origin Origin
 	Name   string
@@ -113,7 +113,8 @@ func (p *Pool) Add(now time.Time, src Source, policy netpolicy.Policy, by netpol
 	return kept
 }
 
-// source returns the entry of src, a new one if there is room: one that has nothing waiting and no dials that count makes room.
+// source returns the entry of src, a new one if there is room: one that has nothing waiting and no dials that count makes room. Peers are many, and anybody can be one: they
+// do not take the places of the others.
 func (p *Pool) source(now time.Time, src Source) *source {
 	for _, s := range p.sources {
 		if s.Source == src {
@@ -125,13 +126,24 @@ func (p *Pool) source(now time.Time, src Source) *source {
 			s.expire(now)
 			return len(s.queue) == 0 && len(s.dials) == 0
 		})
-		if len(p.sources) >= MaxSources && src.Origin != User {
+		if len(p.sources) >= MaxSources && (src.Origin == Peer || !p.dropPeer()) && src.Origin != User {
 			return nil
 		}
 	}
 	s := &source{Source: src}
 	p.sources = append(p.sources, s)
 	return s
+}
+
+// dropPeer forgets one of the peers that are sources, of which the first has had most time to have its addresses dialled; false if there is none.
+func (p *Pool) dropPeer() bool {
+	i := slices.IndexFunc(p.sources, func(s *source) bool { return s.Origin == Peer })
+	if i < 0 {
+		return false
+	}
+	p.Forget(p.sources[i].Source)
+	p.sources = slices.Delete(p.sources, i, i+1)
+	return true
 }
 
 // take removes the i-th waiting address of s.

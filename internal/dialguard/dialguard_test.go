@@ -149,6 +149,13 @@ func TestPoolBounds(t *testing.T) {
 		if p.add(epoch, peer(9999), number(9999)) != 0 || p.add(epoch, user, number(8888)) != 1 {
 			t.Error("one source too many is taken, or the user refused")
 		}
+		if p.add(epoch, tracker, number(7777)) != 1 || p.Has(number(1)) || !p.Has(number(2)) || len(p.sources) != MaxSources {
+			t.Error("a tracker does not get the place of a peer, the oldest one")
+		}
+		p.drain(epoch)
+		if p.add(epoch, peer(9998), number(9998)) != 1 {
+			t.Error("the user's place is not free although nothing of the user's waits")
+		}
 		p.drain(epoch)
 		if p.add(epoch, peer(9999), number(9999)) != 0 {
 			t.Error("a source can be forgotten, and its dials with it")

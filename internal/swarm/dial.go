@@ -122,9 +122,11 @@ func (t *Torrent) dial(now time.Time) {
 			case c.learned(): // its rest is over: it queues behind what its source named meanwhile. The policy has been asked
 				t.forget(c)
 				t.pool.Add(now, c.source, t.cfg.Policy, netpolicy.Loopback, c.addr)
-			case full || again != (c.failures > 0):
+			case again != (c.failures > 0), full && !t.mayWeigh(now):
 			case !t.mayOpen():
 				return
+			case full && !t.makeRoom(c.addr, true, now):
+				t.cfg.Shared.opened(false)
 			default:
 				t.start(c)
 				full = t.full()
@@ -179,7 +181,7 @@ func (t *Torrent) nextLearned(now time.Time, full bool) *candidate {
 		t.candidates[a] = c
 		t.learned++
 		switch {
-		case t.greeting.full(a.Addr(), t.perHost(a.Addr())), full && !t.makeRoom(a, now):
+		case t.greeting.full(a.Addr(), t.perHost(a.Addr())), full && !t.makeRoom(a, false, now):
 			t.rest(c, now.Add(fullWait), 0)
 			if full {
 				return nil

@@ -444,7 +444,7 @@ func (t *Torrent) admit(p *Peer) error {
 		return t.admitRival(old, p)
 	}
 	// BEP 40: of those that have nothing to do, the one with the lowest priority makes room.
-	if len(t.peers)+int(t.lingering.Load()) >= t.cfg.MaxPeers && (t.byID[p.id] != nil || !t.makeRoom(p.addr, t.cfg.Now())) {
+	if len(t.peers)+int(t.lingering.Load()) >= t.cfg.MaxPeers && (t.byID[p.id] != nil || !t.makeRoom(p.addr, false, t.cfg.Now())) {
 		return peer.ErrTooManyConnections
 	}
 	return nil

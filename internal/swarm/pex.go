@@ -134,7 +134,7 @@ func (t *Torrent) peerPEX(p *Peer, m *ltep.PEX) {
 		}
 	}
 	by := p.addr.Addr()
-	t.learn(dialguard.Source{Origin: dialguard.Peer, Name: by.Unmap().WithZone("").String()}, netpolicy.ClassOf(by), addrs)
+	t.learn(dialguard.Source{Origin: dialguard.Peer, Name: dialguard.Host(by).String()}, netpolicy.ClassOf(by), addrs)
 }
 
 // hasTypes reports whether there are message types that peers can be told of.

@@ -588,6 +588,8 @@ func TestWhatMakesNoRoom(t *testing.T) {
 					"the user's":   {func() { q.candidate = &candidate{} }, func() { q.candidate = nil }},
 					"sending":      {func() { q.up.Add(now, 1<<20) }, func() { q.up = pipeline.Meter{} }},
 					"receiving":    {func() { q.pipe.Sent(now, 64); q.pipe.Arrived(now, 1<<20) }, func() { q.pipe = pipeline.Pipeline{} }},
+					"unchoked":     {func() { q.unchoked, q.peerInterested = true, true }, func() { q.unchoked, q.peerInterested = false, false }},
+					"asked":        {func() { q.pipe.Sent(now, 1) }, func() { q.pipe = pipeline.Pipeline{} }},
 					"metadata":     {func() { q.meta = &metadataFetch{active: true} }, func() { q.meta = nil }},
 					"being judged": {func() { q.rival = q }, func() { q.rival = nil }},
 				} {
@@ -631,6 +633,23 @@ func TestPriorityOfDials(t *testing.T) {
 		}
 		if p := dialguard.Priority(ours, dials[0].to); p <= worst {
 			t.Errorf("the first that was dialled has priority %#x, the worst session had %#x", p, worst)
+		}
+	})
+}
+
+// Strangers that fill a torrent and are of no use do not keep it from dialling whom the user names.
+func TestUserComesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*piece, piece, slow)
+		n := w.start(with(func(cfg *Config) { cfg.MaxPeers = 3 }))
+		for i := range 3 {
+			go staying(w.rawFrom(n, global(i+1)))
+		}
+		time.Sleep(evictAge / 2)
+		n.tor.AddPeers(w.start(seeding).addr)
+		n.waitComplete(evictAge)
+		if got := len(n.tor.Peers()); got > 3 {
+			t.Errorf("%d sessions, want no more than 3", got)
 		}
 	})
 }
@@ -718,6 +737,19 @@ func TestTurns(t *testing.T) {
 	s.opened(true)
 	if s.half != 0 || len(s.queue) != 0 || s.Connections() != 3 {
 		t.Errorf("%d places taken, %d wait, %d connections", s.half, len(s.queue), s.Connections())
+	}
+}
+
+// Strangers that connect leave room for connections that we open.
+func TestConnectionsOfOurOwn(t *testing.T) {
+	s := NewShared(10, 16)
+	n := 0
+	for s.Connected() {
+		n++
+	}
+	w := newTurn()
+	if n != 14 || !s.take(w) || !s.take(w) || s.take(w) {
+		t.Errorf("%d strangers of 16 connections, want 14, and two of ours", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -18,16 +19,19 @@ const (
 	evictRate     = 1 << 10          // bytes a second in either direction that make a session of use
 )
 
-// makeRoom closes the session of the lowest priority for one with a peer at addr, if that has a higher one and a session can be spared; false if none is closed. The closed
-// one counts until it has ended: for that second there is one more.
-func (t *Torrent) makeRoom(addr netip.AddrPort, now time.Time) bool {
+// makeRoom closes the session of the lowest priority for one with a peer at addr, if that has a higher one, or the user wants it, and a session can be spared; false if none
+// is closed. The closed one counts until it has ended: for that second there is one more.
+func (t *Torrent) makeRoom(addr netip.AddrPort, wanted bool, now time.Time) bool {
 	if !t.mayWeigh(now) {
 		return false
 	}
 	t.weighed = now
 	ours := t.selves()
 	var worst *Peer
-	lowest := dialguard.Priority(ours.seenBy(addr.Addr()), addr)
+	lowest := int64(dialguard.Priority(ours.seenBy(addr.Addr()), addr))
+	if wanted {
+		lowest = math.MaxInt64
+	}
 	for p := range t.peers {
 		if !t.spare(p, now) {
 			continue
@@ -36,7 +40,7 @@ func (t *Torrent) makeRoom(addr netip.AddrPort, now time.Time) bool {
 		if p.listens.IsValid() {
 			at = p.listens
 		}
-		if n := dialguard.Priority(ours.seenBy(at.Addr()), at); n < lowest {
+		if n := int64(dialguard.Priority(ours.seenBy(at.Addr()), at)); n < lowest {
 			worst, lowest = p, n
 		}
 	}
@@ -49,12 +53,14 @@ func (t *Torrent) makeRoom(addr netip.AddrPort, now time.Time) bool {
 }
 
 // spare reports whether a session may make room for another: it has been there for a while, and next to nothing goes over it; the user did not ask for it, no message type
-// is shared, and no metadata comes from it.
+// is shared, and no metadata comes from it. One that was just unchoked, or of which something was just asked, has its chance first.
 func (t *Torrent) spare(p *Peer, now time.Time) bool {
 	switch {
 	case now.Sub(p.since) < evictAge,
 		p.candidate != nil && !p.candidate.learned(),
 		p.pipe.Rate(now) >= evictRate || p.up.Rate(now) >= evictRate,
+		p.unchoked && p.peerInterested,
+		p.pipe.Outstanding() > 0 && !p.snubbed,
 		p.meta != nil && p.meta.active,
 		p.rival != nil,
 		t.cfg.Types.Usable(p.types):

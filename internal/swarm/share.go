@@ -22,11 +22,14 @@ type Shared struct {
 	queue    []*turn // torrents that wait for a place, the one that waits longest first
 	conns    int
 	maxConns int
+	incoming int // of maxConns, how many may be there when somebody connects to us: the rest is for those that we open
 }
 
 // NewShared returns what torrents share. At most halfOpen of their dials and outgoing hellos are under way at once, and at most conns connections are open, of which 0 is
-// no bound.
-func NewShared(halfOpen, conns int) *Shared { return &Shared{maxHalf: halfOpen, maxConns: conns} }
+// no bound. An eighth of them is kept for those that we open, so that strangers who connect cannot keep us from choosing our peers.
+func NewShared(halfOpen, conns int) *Shared {
+	return &Shared{maxHalf: halfOpen, maxConns: conns, incoming: conns - conns/8}
+}
 
 // A turn is one torrent's part in the queue for places. A torrent that has to wait is served after those that wait already, and takes one place at a time, so that one
 // with thousands of addresses and one with a single address get as much.
@@ -112,7 +115,7 @@ func (s *Shared) leave(w *turn) {
 func (s *Shared) Connected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.maxConns > 0 && s.conns >= s.maxConns {
+	if s.maxConns > 0 && s.conns >= s.incoming {
 		return false
 	}
 	s.conns++
