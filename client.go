@@ -201,7 +201,7 @@ func (c *Client) add(ih bt.InfoHash, v2 metainfo.InfoHashV2, o TorrentOptions, p
 		InfoHash: ih, InfoHashV2: v2, PeerID: c.peerID, ClientName: c.cfg.ClientName, ListenPort: c.addr.Port(), Log: c.cfg.Logger.With("infohash", ih.String()),
 		Conn: c.conn, Now: time.Now, Dial: c.dial, Policy: c.policy, Shared: c.shared, NoPEX: c.cfg.NoPeerExchange,
 		MaxPeers: c.cfg.MaxPeers, MaxPerAddress: c.cfg.MaxPerAddress, MaxPerNear: c.cfg.nearPerAddress, UploadSlots: c.cfg.UploadSlots, BufferBytes: c.cfg.BufferBytes,
-		Open: t.openFiles, OnVerify: o.OnVerify, NoDownload: o.NoDownload,
+		Open: t.openFiles, OnVerify: o.OnVerify, NoDownload: o.NoDownload, Want: o.want(), Sequential: o.Sequential, SuperSeed: o.SuperSeed,
 		Types: t.hub, NewApps: t.newApps, Notify: t.notify,
 	}
 	if o.Storage != nil {

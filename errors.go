@@ -25,4 +25,12 @@ var (
 	ErrHasHandler = errors.New("parley: the message type has a handler")
 	// ErrTorrentExists: the client has that torrent already.
 	ErrTorrentExists = errors.New("parley: torrent already added")
+	// ErrNoMetadata: the torrent's files are not known yet, see Torrent.WaitMetadata.
+	ErrNoMetadata = errors.New("parley: the torrent's metadata is not known yet")
+	// ErrNoFile: the torrent has no file of that index, or it is padding.
+	ErrNoFile = errors.New("parley: no such file in the torrent")
+	// ErrSkipped: what was asked for is not here and is in a file that is not wanted, see Torrent.SetPriority.
+	ErrSkipped = errors.New("parley: the file is not wanted")
+	// ErrNoDownload: the torrent was added with TorrentOptions.NoDownload.
+	ErrNoDownload = errors.New("parley: the torrent does not download")
 )

@@ -33,6 +33,15 @@ type TorrentOptions struct {
 	// WebSeeds are URLs of web seeds (BEP 19) beside those of the torrent: of its only file, or of the folder that holds it. They are the user's word, so they may be anywhere, on
 	// this machine too, while those of a torrent or magnet link may not be more local than the internet, see Config.AllowNetworks.
 	WebSeeds []string
+	// Want, if set, says how much each file is wanted: nil means that all are, equally. It is called once for each file, before anything is
+	// downloaded, and must not call the torrent. The torrent is complete when all that is wanted is there; [Torrent.SetPriority] changes it later. What of a file that is not
+	// wanted shares a piece with one that is goes into a hidden file in Dir. Ignored by Share and SeedTorrent.
+	Want func(f File) Priority
+	// Sequential asks for pieces in the torrent's order, see [Torrent.SetSequential].
+	Sequential bool
+	// SuperSeed spreads a torrent that is complete at the start as BEP 16 has it: for the only seed of a new swarm. It says that it has nothing, and shows each peer a few pieces, and others
+	// once another peer has got those, or after a minute. So little more than one copy is sent before the others can go on without it; a swarm that has seeds already is slowed down by it.
+	SuperSeed bool
 	// NoDownload takes part in the swarm without downloading or storing any piece: to exchange messages only.
 	NoDownload bool
 	// OnSkip, if set, is told by Share what below the path is not shared, since it is no regular file.
@@ -67,7 +76,7 @@ const (
 	StateMetadata    State = iota // waiting for the info dictionary from a peer (BEP 9)
 	StateVerifying                // hashing what is already there
 	StateDownloading              // fetching pieces, and serving those it has
-	StateSeeding                  // complete, serving
+	StateSeeding                  // all that is wanted is there, serving
 	StateIdle                     // taking part without downloading, see TorrentOptions.NoDownload
 	StateStopped                  // stopped by an error, see Stats.Err, or closed
 )
@@ -82,6 +91,8 @@ type Stats struct {
 	State         State
 	TotalBytes    int64 // 0 until the metadata is known
 	HaveBytes     int64 // verified
+	WantedBytes   int64 // of the files that are wanted, see Torrent.SetPriority; TotalBytes if all are
+	WantedHave    int64 // of these, verified
 	Pieces        int
 	HavePieces    int
 	Peers         int     // connected, handshake complete
@@ -169,7 +180,7 @@ func (t *Torrent) Stats() Stats { return statsOf(t.sw.Stats()) }
 func statsOf(s swarm.Stats) Stats {
 	states := [...]State{swarm.StateMetadata: StateMetadata, swarm.StateVerifying: StateVerifying, swarm.StateDownloading: StateDownloading,
 		swarm.StateSeeding: StateSeeding, swarm.StateIdle: StateIdle, swarm.StateStopped: StateStopped}
-	return Stats{State: states[s.State], TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, Pieces: s.Pieces, HavePieces: s.HavePieces,
+	return Stats{State: states[s.State], TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, WantedBytes: s.WantedBytes, WantedHave: s.WantedHave, Pieces: s.Pieces, HavePieces: s.HavePieces,
 		Peers: s.Peers, Seeds: s.Seeds, Downloaded: s.Downloaded, Uploaded: s.Uploaded, Wasted: s.Wasted, DownRate: s.DownRate, UpRate: s.UpRate,
 		WebSeeds: s.WebSeeds, CorruptPieces: s.CorruptPieces, Err: s.Err}
 }
@@ -178,7 +189,7 @@ func statsOf(s swarm.Stats) Stats {
 // context's error or the one that stopped the torrent. With NoDownload there is nothing to wait for.
 func (t *Torrent) WaitMetadata(ctx context.Context) error { return closedErr(t.sw.WaitReady(ctx)) }
 
-// WaitComplete waits until every piece is verified and in place. It returns the context's error or the one that
+// WaitComplete waits until every piece that is wanted is verified and in place. It returns the context's error or the one that
 // stopped the torrent.
 func (t *Torrent) WaitComplete(ctx context.Context) error { return closedErr(t.sw.WaitComplete(ctx)) }
 
@@ -257,5 +268,5 @@ func closedErr(err error) error {
 	if errors.Is(err, swarm.ErrClosed) || errors.Is(err, messaging.ErrClosed) {
 		return ErrClosed
 	}
-	return err
+	return fileErr(err)
 }
