@@ -69,6 +69,7 @@ var layerOf = map[string]int{
 	".": 5,
 
 	"daemon":     6,
+	"dht":        6,
 	"daemon/...": 6,
 
 	"cmd/...":       7,
@@ -284,7 +285,7 @@ func checkOwnImport(say sayFunc, pos token.Pos, table map[string]int, from strin
 		if toLayer >= 5 && toLayer != layerTest {
 			say(pos, "%s (for tests) imports %s (layer %d): a test helper stays below the public API", from, to, toLayer)
 		}
-	case layer >= 6 && strings.HasPrefix(to, "internal/"):
+	case layer >= 6 && from != "dht" && strings.HasPrefix(to, "internal/"): // dht is public API too, apart so that only its users compile it
 		say(pos, "%s imports %s: commands and the daemon use only the public API", from, to)
 	case toLayer > layer, toLayer == layer && !mayImportSibling(from, to):
 		say(pos, "%s (layer %d) imports %s (layer %d)", from, layer, to, toLayer)

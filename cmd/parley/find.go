@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +12,7 @@ import (
 	"github.com/parley-bt/parley"
 	"github.com/parley-bt/parley/bt"
 	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
+	"github.com/parley-bt/parley/dht"
 	"github.com/parley-bt/parley/tracker"
 )
 
@@ -21,13 +21,19 @@ type findFlags struct {
 	trackers   []string
 	noTrackers bool
 	lsd        bool
+	dht        bool
+	dhtNodes   []string
+
+	node *dht.Node // while a client runs with --dht
 }
 
 func (f *findFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.trackers, "tracker", nil, "announce to the tracker at `URL` too, such as http://127.0.0.1:6969/announce or udp://tracker.example.org:6969; may be repeated")
 	cmd.Flags().BoolVar(&f.noTrackers, "no-trackers", false, "announce to no tracker, not even those of the torrent or link")
 	cmd.Flags().BoolVar(&f.lsd, "lsd", false, "find peers on the local network, which can read what is announced there (BEP 14)")
-	noFiles(cmd, "tracker")
+	cmd.Flags().BoolVar(&f.dht, "dht", false, "find peers of torrents that are not private in the DHT, and tell it of this one (BEP 5); it begins with public nodes, or those of --dht-node")
+	cmd.Flags().StringArrayVar(&f.dhtNodes, "dht-node", nil, "with --dht, which it implies: begin with the node at `ADDR`, as host:port, and no other; may be repeated, or hold several with commas")
+	noFiles(cmd, "tracker", "dht-node")
 }
 
 // check refuses what is no tracker.
@@ -54,7 +60,7 @@ func (f *findFlags) tiers() (tiers [][]string) {
 // can reports whether peers of s may be found without anybody naming one.
 func (f *findFlags) can(s source) bool {
 	named := len(f.trackers) > 0 || len(s.magnet.Trackers) > 0 || s.torrent != nil && slices.ContainsFunc(s.torrent.Announce, func(tier []string) bool { return len(tier) > 0 })
-	return f.lsd || named && !f.noTrackers
+	return f.lsd || f.wantsDHT() || named && !f.noTrackers
 }
 
 // trackerEvent is what came of one announce.
@@ -160,14 +166,46 @@ func (a *app) scrape(ctx context.Context, h bt.InfoHash, own [][]string) error {
 	return nil
 }
 
-// localPort splits what --listen says for those that listen beside the client.
-func localPort(listen string) (host, port string) {
-	host, port, err := net.SplitHostPort(listen)
+func (f *findFlags) wantsDHT() bool { return f.dht || len(f.dhtNodes) > 0 }
+
+// openDHT starts a node of the DHT, if one is wanted. One that runs for the time of a download asks and does not answer (BEP 43): whoever remembered it would soon wait in vain.
+func (a *app) openDHT(ctx context.Context, lasting bool) error {
+	f := &a.net.find
+	if !f.wantsDHT() {
+		return nil
+	}
+	cfg := dht.Config{Bootstrap: dht.Bootstrap, ReadOnly: !lasting, AllowNetworks: a.net.nets, Logger: a.logger}
+	if len(f.dhtNodes) > 0 {
+		nodes, err := resolveAll(ctx, "--dht-node", f.dhtNodes)
+		if err != nil {
+			return err
+		}
+		cfg.Bootstrap = nil
+		for _, n := range nodes {
+			cfg.Bootstrap = append(cfg.Bootstrap, n.String()) // as an address, which is the user's word
+		}
+	}
+	// The port of the client, where it was chosen, or any.
+	cfg.ListenAddr = a.net.listen
+	node, err := dht.Start(cfg)
+	if err != nil && a.net.listen != "" {
+		a.logger.Debug("DHT: the port is not free for UDP", "addr", a.net.listen, "err", err)
+		host, _, _ := net.SplitHostPort(a.net.listen) // check has seen it
+		cfg.ListenAddr = net.JoinHostPort(host, "0")
+		node, err = dht.Start(cfg)
+	}
 	if err != nil {
-		return "", "0" // it was not given
+		return failf(exitListen, "leave --dht out, or choose another address with --listen", "%w", err)
 	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		port = "0"
+	f.node = node
+	return nil
+}
+
+// closeDHT ends the node, which no client uses any more.
+func (f *findFlags) closeDHT() error {
+	if f.node == nil {
+		return nil
 	}
-	return host, port
+	defer func() { f.node = nil }()
+	return f.node.Close()
 }

@@ -88,7 +88,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if s.kind == sourceTorrent && f.web.any(s.torrent.WebSeeds) {
 		alone = false
 	}
-	c, err := a.openClient(false)
+	c, err := a.openClient(ctx, false)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 	if err != nil {
 		return err
 	}
-	c, err := a.openClient(true)
+	c, err := a.openClient(ctx, true)
 	if err != nil {
 		return err
 	}

@@ -54,22 +54,29 @@ const (
 	listenAny      = "by default on all interfaces, on any free port"
 )
 
-// resolve turns the values of --peer into addresses. Names may have several.
+// resolve turns the values of --peer into addresses.
 func (f *netFlags) resolve(ctx context.Context) ([]netip.AddrPort, error) {
-	const hint = "--peer wants host:port, such as 127.0.0.1:6881, [::1]:6881 or seed.example.org:6881"
+	out, err := resolveAll(ctx, "--peer", f.peers)
+	f.given = out
+	return out, err
+}
+
+// resolveAll turns the values of a flag into addresses. Names may have several.
+func resolveAll(ctx context.Context, flag string, values []string) ([]netip.AddrPort, error) {
+	hint := flag + " wants host:port, such as 127.0.0.1:6881, [::1]:6881 or seed.example.org:6881"
 	var out []netip.AddrPort
-	for _, v := range splitList(f.peers) {
+	for _, v := range splitList(values) {
 		host, portText, err := net.SplitHostPort(v)
 		if err != nil || host == "" {
-			return nil, failf(exitUsage, hint, "--peer %q: not an address with a port", v)
+			return nil, failf(exitUsage, hint, "%s %q: not an address with a port", flag, v)
 		}
 		port, err := strconv.ParseUint(portText, 10, 16)
 		if err != nil || port == 0 {
-			return nil, failf(exitUsage, hint, "--peer %q: the port must be a number from 1 to 65535", v)
+			return nil, failf(exitUsage, hint, "%s %q: the port must be a number from 1 to 65535", flag, v)
 		}
 		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		if err != nil {
-			return nil, failf(exitFailure, "check the name, or give the peer's IP address", "--peer %q: %w", v, err)
+			return nil, failf(exitFailure, "check the name, or give the IP address", "%s %q: %w", flag, v, err)
 		}
 		for _, a := range addrs {
 			if ap := netip.AddrPortFrom(a.Unmap(), uint16(port)); !slices.Contains(out, ap) {
@@ -77,7 +84,6 @@ func (f *netFlags) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 			}
 		}
 	}
-	f.given = out
 	return out, nil
 }
 
@@ -128,10 +134,27 @@ func (f *netFlags) check() error {
 	return nil
 }
 
-// openClient starts the client. Without --listen it takes one of BitTorrent's usual ports if standard is set, else any.
-func (a *app) openClient(standard bool) (*parley.Client, error) {
+// openClient starts the client, and what finds peers for it. Without --listen it takes one of BitTorrent's usual ports if standard is set, which is for commands that
+// run on until they are ended, else any.
+func (a *app) openClient(ctx context.Context, standard bool) (*parley.Client, error) {
+	if err := a.openDHT(ctx, standard); err != nil {
+		return nil, err
+	}
+	c, err := a.listenClient(standard)
+	if err != nil {
+		if cerr := a.net.find.closeDHT(); cerr != nil {
+			a.logger.Warn("closing the DHT node", "err", cerr)
+		}
+	}
+	return c, err
+}
+
+func (a *app) listenClient(standard bool) (*parley.Client, error) {
 	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX,
 		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd, NoWebSeeds: a.net.noWeb}
+	if a.net.find.node != nil {
+		cfg.DHT = a.net.find.node
+	}
 	if a.net.state != "" {
 		if err := os.MkdirAll(a.net.state, 0o700); err != nil { // as the client does, but here it is known what it is about
 			return nil, failf(exitStorage, "--state wants a folder that can be written to", "--state %s: %w", a.net.state, err)
@@ -193,7 +216,7 @@ func reachableAt(addr netip.AddrPort) []netip.AddrPort {
 
 // errNoPeers says that a swarm cannot be entered, and how it could.
 func errNoPeers(m metainfo.Magnet) error {
-	const hint = "add --peer ADDR with the address of a peer that has it (parley seed prints it), --tracker URL, --lsd to look on the local network, or --listen ADDR to wait for peers to come"
+	const hint = "add --peer ADDR with the address of a peer that has it (parley seed prints it), --tracker URL, --dht to look in the DHT, --lsd to look on the local network, or --listen ADDR to wait for peers to come"
 	if len(m.Peers) > 0 {
 		list := make([]string, 0, len(m.Peers))
 		for _, p := range m.Peers {
@@ -340,7 +363,7 @@ func follow(ctx context.Context, events iter.Seq[parley.Event], handle func(parl
 
 // closeClient ends the client. What goes wrong with it is *err, unless something has gone wrong before.
 func (a *app) closeClient(c *parley.Client, err *error) {
-	switch cerr := c.Close(); {
+	switch cerr := errors.Join(c.Close(), a.net.find.closeDHT()); {
 	case cerr == nil:
 	case *err == nil:
 		*err = fmt.Errorf("closing: %w", cerr)

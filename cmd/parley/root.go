@@ -65,7 +65,8 @@ Try it on one machine, in two terminals:
   parley send 'magnet:…' --peer 127.0.0.1:6881 --type hello --wait 2s 'Hi there'
 
 ` + sourceHelp + `.
-Peers are named with --peer, or found through trackers (those of the torrent or link, and --tracker) and on the local network (--lsd).`
+Peers are named with --peer, or found through trackers (those of the torrent or link, and --tracker),
+in the DHT (--dht) and on the local network (--lsd).`
 
 func (a *app) rootCmd() *cobra.Command {
 	root := &cobra.Command{

@@ -83,7 +83,7 @@ func (a *app) seed(ctx context.Context, arg, data string) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := a.openClient(true)
+	c, err := a.openClient(ctx, true)
 	if err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func (a *app) send(ctx context.Context, arg, message string, f sendFlags) (err e
 			return interrupted(ctx, err, "nothing was sent")
 		}
 	}
-	c, err := a.openClient(false)
+	c, err := a.openClient(ctx, false)
 	if err != nil {
 		return err
 	}

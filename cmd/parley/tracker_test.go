@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/dht"
 )
 
 // trackerOf starts a tracker and returns its announce URLs, over HTTP and UDP.
@@ -141,4 +142,28 @@ func TestTrackerTrouble(t *testing.T) {
 	if s := r.err.String(); strings.Contains(s, "\x1b") || strings.Contains(s, "secret") {
 		t.Errorf("on the terminal: %q", s)
 	}
+}
+
+// A seed and a download find each other in a DHT of a few nodes, of which each knows one.
+func TestDHT(t *testing.T) {
+	first, err := dht.Start(dht.Config{ListenAddr: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	at := first.Addrs()[0].String()
+	for range 3 {
+		n, err := dht.Start(dht.Config{ListenAddr: "127.0.0.1:0", Bootstrap: []string{at}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.Close()
+	}
+	src := content(t, t.TempDir())
+	seed, magnet, _ := seedOf(t, src, "--dht-node", at)
+	dst := t.TempDir()
+	cli(t, "get", magnet, "--dht-node", at, "--listen", loopback, "-o", dst).check(t, exitOK, "peers that are still to be found", "complete: ")
+	sameTree(t, filepath.Join(dst, "holiday"), src)
+	seed.interrupt(t)
+	cli(t, "get", magnet, "--dht-node", "nowhere").check(t, exitUsage, `--dht-node "nowhere": not an address with a port`)
 }
