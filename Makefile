@@ -45,4 +45,4 @@ bench: ## side by side with other clients; see docs/benchmarks.md
 	cd bench && ./run.sh
 
 clean: ## remove what the targets above made
-	rm -rf bin interop/node/node_modules
+	rm -rf bin interop/node/node_modules interop/webtorrent/node_modules

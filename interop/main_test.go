@@ -51,13 +51,17 @@ func TestMain(m *testing.M) {
 
 // prepare asks for the other clients, which are what this suite is for: without them it fails and does not skip.
 func prepare(dir string) error {
+	const imports = "import('%s').then(() => process.exit(0), e => { console.error(e.message); process.exit(1) })"
 	for _, c := range [][]string{
-		{python(), "-c", "import libtorrent"},
-		{"aria2c", "--version"},
-		{"node", "-e", "import('bittorrent-protocol').catch(e => { console.error(e.message); process.exit(1) })"},
+		{".", python(), "-c", "import libtorrent"},
+		{".", "aria2c", "--version"},
+		{".", "transmission-daemon", "--version"},
+		{".", "rtorrent", "-h"},
+		{"node", "node", "-e", fmt.Sprintf(imports, "bittorrent-protocol")},
+		{"webtorrent", "node", "--import", "./register.mjs", "-e", fmt.Sprintf(imports, "webtorrent")},
 	} {
-		cmd := exec.Command(c[0], c[1:]...)
-		cmd.Dir = "node"
+		cmd := exec.Command(c[1], c[2:]...)
+		cmd.Dir = c[0]
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s`make interop-deps` installs what is missing", strings.Join(c, " "), err, out)
 		}

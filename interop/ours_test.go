@@ -82,11 +82,23 @@ func (command) get(t *testing.T, source, dir, peer string) {
 }
 
 // createTorrent makes a .torrent of a content with the command.
-func createTorrent(t *testing.T, c *content) string {
+func createTorrent(t *testing.T, c *content, args ...string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "made by parley.torrent")
-	start(t, "parley create", parleyBin, "create", c.path(t), "-o", out).succeed(patience)
+	start(t, "parley create", parleyBin, append([]string{"create", c.path(t), "-o", out}, args...)...).succeed(patience)
 	return out
+}
+
+// seedTo seeds a content by the library, and dials a peer.
+func seedTo(t *testing.T, c *content, torrent, peer string) {
+	t.Helper()
+	mi, err := parley.LoadTorrent(torrent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newClient(t).SeedTorrent(t.Context(), mi, c.path(t), parley.TorrentOptions{Peers: []netip.AddrPort{netip.MustParseAddrPort(peer)}}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 type library struct{}
