@@ -44,6 +44,10 @@ type Client struct {
 	discovery *discoverer     // how torrents find peers
 	web       *webseed.Client // nil if web seeds are not used
 
+	up, down *peerconn.Shaper  // the limits of the rates
+	uploads  *swarm.UploadPool // nil without Config.MaxUploads
+	queue    *queue
+
 	mu       sync.Mutex
 	torrents map[bt.InfoHash]*Torrent    // each under all of its names, see identity
 	greeting map[*peerconn.Conn]struct{} // incoming connections without a torrent
@@ -83,6 +87,7 @@ func NewClient(cfg Config) (*Client, error) {
 		c.group.Go(c.listen)
 	}
 	c.group.Go(func() { timers.Run(c.stop) })
+	c.newRates(timers)
 	c.discovery = newDiscoverer(c)
 	c.web = c.newWeb()
 	return c, nil
@@ -210,14 +215,22 @@ func (c *Client) add(ih bt.InfoHash, v2 metainfo.InfoHashV2, o TorrentOptions, p
 	cfg.Open = t.identified(cfg.Open)
 	prepare(t, &cfg)
 	t.useWeb(&cfg)
+	if err := t.useRates(&cfg); err != nil {
+		return nil, err
+	}
 	t.id.Store(id)
-	t.find = c.discovery.newFinder(t)
+	t.find.Store(c.discovery.newFinder(t))
+	cfg.Paused = c.queue.add(t, cfg.Complete)
 	t.sw = swarm.Start(cfg)
 	close(t.started)
 	for _, h := range id.names {
 		c.torrents[h] = t
 	}
-	t.find.start()
+	if cfg.Paused {
+		t.stopFinding() // until there is a place for it
+	} else {
+		t.find.Load().start()
+	}
 	t.sw.AddPeers(o.Peers...)
 	return t, nil
 }

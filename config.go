@@ -63,6 +63,19 @@ type Config struct {
 	MaxHandshakes int
 	// UploadSlots is how many interested peers are unchoked at once per torrent; 0 means 8.
 	UploadSlots int
+	// MaxUploads is how many peers of all torrents together are unchoked at once, shared out evenly between torrents; 0 means any number.
+	MaxUploads int
+	// UploadLimit and DownloadLimit are how many bytes of all torrents together may be sent and received in a second; 0 means any number, the least is [MinLimit]. Blocks of pieces
+	// wait for the limit, evenly shared by torrents and by the peers of each; what keeps the swarm going and application messages count and never wait. Under a low
+	// upload limit there are fewer upload slots: no more than can have 5 KiB/s each, and two at least. [Client.SetLimits] changes them.
+	UploadLimit, DownloadLimit int64
+	// MaxActiveDownloads and MaxActiveSeeds are how many torrents that are not complete, and that are, take part in their swarms at once; 0 means any number. The
+	// others are queued, in the order in which they were added; what is there of them is verified all the same. Those added with NoDownload do not count.
+	MaxActiveDownloads, MaxActiveSeeds int
+	// SeedRatio and SeedTime are goals: a torrent that is complete is paused when as many bytes have been sent per byte of it, or it has been seeding for so long,
+	// since it was added, whichever comes first. 0 means no goal. [Torrent.Resume] goes on beyond it.
+	SeedRatio float64
+	SeedTime  time.Duration
 	// BufferBytes bounds the memory of a torrent's blocks that were requested or received and are not yet on disk;
 	// 0 means 64 MiB.
 	BufferBytes int

@@ -1,6 +1,7 @@
 package parley
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -75,6 +76,17 @@ func (cfg Config) resolved() (Config, error) {
 		if !p.IsValid() {
 			return cfg, fmt.Errorf("config: AllowNetworks[%d] is no network", i)
 		}
+	}
+	for _, f := range []struct {
+		name string
+		v    int
+	}{{"MaxUploads", cfg.MaxUploads}, {"MaxActiveDownloads", cfg.MaxActiveDownloads}, {"MaxActiveSeeds", cfg.MaxActiveSeeds}} {
+		if f.v < 0 {
+			return cfg, fmt.Errorf("config: %s is %d, want 0 for any number, or more", f.name, f.v)
+		}
+	}
+	if err := cmp.Or(checkLimit("UploadLimit", cfg.UploadLimit), checkLimit("DownloadLimit", cfg.DownloadLimit), checkGoal(cfg.SeedRatio, cfg.SeedTime, false)); err != nil {
+		return cfg, fmt.Errorf("config: %w", err)
 	}
 	if cfg.HandlerTimeout < 0 {
 		return cfg, fmt.Errorf("config: HandlerTimeout is %v, want more than 0", cfg.HandlerTimeout)

@@ -292,7 +292,7 @@ func (f *finder) event(e swarm.Event) {
 
 // Trackers returns what is known of each tracker of the torrent, in the order in which they were given: the user's first. Empty with Config.NoTrackers.
 func (t *Torrent) Trackers() (all []TrackerStatus) {
-	for _, a := range t.find.announcers {
+	for _, a := range t.find.Load().announcers {
 		all = append(all, a.Status()...)
 	}
 	return all

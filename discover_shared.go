@@ -212,7 +212,7 @@ func (d *discoverer) heard(h bt.InfoHash, addr netip.AddrPort) {
 	d.c.mu.Lock()
 	t := d.c.torrents[h]
 	d.c.mu.Unlock()
-	if t != nil && t.find.public() {
+	if t != nil && t.find.Load().public() {
 		t.sw.Learn(dialguard.Source{Origin: dialguard.Local, Name: addr.Addr().String()}, netpolicy.ClassOf(addr.Addr()), addr)
 	}
 }

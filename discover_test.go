@@ -329,8 +329,8 @@ func TestTrackerOptions(t *testing.T) {
 	for _, s := range tor.Trackers() {
 		got = append(got, s.URL[len("http://127.0.0.1:1/"):])
 	}
-	if len(got) != 3+maxTrackers || !slices.Equal(got[:5], []string{"a", "b", "c", "own", "0"}) || len(tor.find.announcers) != 3 {
-		t.Errorf("%d trackers of %d announcers: %v", len(got), len(tor.find.announcers), got)
+	if len(got) != 3+maxTrackers || !slices.Equal(got[:5], []string{"a", "b", "c", "own", "0"}) || len(tor.find.Load().announcers) != 3 {
+		t.Errorf("%d trackers of %d announcers: %v", len(got), len(tor.find.Load().announcers), got)
 	}
 	none := client(t, Config{NoTrackers: true})
 	if tor, err = none.AddMagnet(m, TorrentOptions{}); err != nil || len(tor.Trackers()) != 0 {
@@ -494,7 +494,7 @@ func TestPrivate(t *testing.T) {
 		t.Errorf("the network hears of %v, %v", s.InfoHashes, err)
 	}
 	c.discovery.heard(mi.InfoHash, netip.MustParseAddrPort("127.0.0.1:1"))
-	if s := st.Stats(); s.Peers != 0 || st.find.public() {
+	if s := st.Stats(); s.Peers != 0 || st.find.Load().public() {
 		t.Errorf("%+v", s)
 	}
 

@@ -29,12 +29,16 @@ const (
 	EventClosed                                // the torrent has been closed; the last event
 	EventTracker                               // Tracker, Err: what came of an announce; it will be tried again at Tracker.Next
 	EventWebSeedFailed                         // WebSeed (its URL), Err: what went wrong; WebSeeds says whether it will be asked again
+	EventPaused                                // Stats: the torrent has left the swarm, see Torrent.Pause and StateQueued
+	EventResumed                               // Stats: it is back
+	EventSeedGoal                              // Stats: a goal of seeding was reached, and the torrent is paused; see Config.SeedRatio
 )
 
 // String returns the kind's name in lower case with underscores, as in JSON output.
 func (k EventKind) String() string {
 	names := [...]string{"unknown", "peer_connected", "peer_types", "peer_disconnected", "dial_failed", "metadata", "verified",
-		"progress", "complete", "error", "missed", "closed", "tracker", "web_seed_failed"}
+		"progress", "complete", "error", "missed", "closed", "tracker", "web_seed_failed",
+		"paused", "resumed", "seed_goal"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -149,12 +153,14 @@ func (t *Torrent) notify(e swarm.Event) {
 	kinds := [...]EventKind{swarm.EventPeerConnected: EventPeerConnected, swarm.EventPeerTypes: EventPeerTypes,
 		swarm.EventPeerDisconnected: EventPeerDisconnected, swarm.EventDialFailed: EventDialFailed, swarm.EventMetadata: EventMetadata,
 		swarm.EventVerified: EventVerified, swarm.EventProgress: EventProgress, swarm.EventComplete: EventComplete, swarm.EventError: EventError,
-		swarm.EventWebSeedFailed: EventWebSeedFailed}
-	out := Event{Kind: kinds[e.Kind], Time: time.Now(), Addr: e.Addr, Stats: statsOf(e.Stats), Err: e.Err, WebSeed: e.WebSeed}
+		swarm.EventWebSeedFailed: EventWebSeedFailed, swarm.EventPaused: EventPaused, swarm.EventResumed: EventResumed, swarm.EventSeedGoal: EventSeedGoal}
+	out := Event{Kind: kinds[e.Kind], Time: time.Now(), Addr: e.Addr, Err: e.Err, WebSeed: e.WebSeed}
 	if e.Peer != nil {
 		out.Peer = peerOf(e.Peer)
 	}
-	t.find.event(e)
+	t.find.Load().event(e)
+	t.client.queue.event(t, e)
+	out.Stats = t.statsOf(e.Stats)
 	t.subs.publish(out)
 }
 
@@ -165,8 +171,9 @@ func (t *Torrent) notify(e swarm.Event) {
 func (t *Torrent) Events(ctx context.Context) iter.Seq[Event] {
 	x := &subscriber{wake: make(chan struct{}, 1)}
 	ok := t.sw.Call(func(peers map[*swarm.Peer]struct{}, s swarm.Stats) {
-		stats := statsOf(s)
-		if stats.State == StateDownloading || stats.State == StateSeeding {
+		stats := t.statsOf(s)
+		verified := stats.State == StateDownloading || stats.State == StateSeeding || (stats.State == StatePaused || stats.State == StateQueued) && stats.Pieces > 0
+		if verified {
 			x.waiting = append(x.waiting, Event{Kind: EventVerified, Time: time.Now(), Stats: stats})
 		}
 		if stats.State == StateSeeding {

@@ -14,6 +14,7 @@ import (
 	"github.com/parley-bt/parley/internal/dialguard"
 	"github.com/parley-bt/parley/internal/messaging"
 	"github.com/parley-bt/parley/internal/netpolicy"
+	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/swarm"
 	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/storage"
@@ -42,6 +43,13 @@ type TorrentOptions struct {
 	// SuperSeed spreads a torrent that is complete at the start as BEP 16 has it: for the only seed of a new swarm. It says that it has nothing, and shows each peer a few pieces, and others
 	// once another peer has got those, or after a minute. So little more than one copy is sent before the others can go on without it; a swarm that has seeds already is slowed down by it.
 	SuperSeed bool
+	// UploadLimit and DownloadLimit are the torrent's own limits in bytes a second, see Config.UploadLimit; 0 means none beside the client's. [Torrent.SetLimits] changes them.
+	UploadLimit, DownloadLimit int64
+	// SeedRatio and SeedTime are goals as in Config; 0 means the client's, less than 0 none.
+	SeedRatio float64
+	SeedTime  time.Duration
+	// Paused adds the torrent as if [Torrent.Pause] had been called.
+	Paused bool
 	// NoDownload takes part in the swarm without downloading or storing any piece: to exchange messages only.
 	NoDownload bool
 	// OnSkip, if set, is told by Share what below the path is not shared, since it is no regular file.
@@ -57,11 +65,15 @@ type Torrent struct {
 	o       TorrentOptions
 	hub     *messaging.Hub
 	sw      *swarm.Torrent
-	find    *finder
+	find    atomic.Pointer[finder]
 	started chan struct{} // sw is set
 	magnet  metainfo.Magnet
 	mi      atomic.Pointer[metainfo.MetaInfo]
 	id      atomic.Pointer[identity]
+
+	up, down *peerconn.Group
+	place    *place // in the client's queue, which guards it
+	closing  bool   // guarded by the client's mutex
 
 	subs      subscribers
 	closeOnce sync.Once
@@ -79,11 +91,13 @@ const (
 	StateSeeding                  // all that is wanted is there, serving
 	StateIdle                     // taking part without downloading, see TorrentOptions.NoDownload
 	StateStopped                  // stopped by an error, see Stats.Err, or closed
+	StatePaused                   // in no swarm, see Torrent.Pause; or its goal of seeding was reached
+	StateQueued                   // likewise, until there is a place for it, see Config.MaxActiveDownloads
 )
 
 // String returns the state's name in lower case.
 func (s State) String() string {
-	return [...]string{"metadata", "verifying", "downloading", "seeding", "idle", "stopped"}[min(s, StateStopped)]
+	return [...]string{"metadata", "verifying", "downloading", "seeding", "idle", "stopped", "paused", "queued"}[min(s, StateQueued)]
 }
 
 // Stats is a snapshot of a torrent.
@@ -175,11 +189,20 @@ func (t *Torrent) Magnet() metainfo.Magnet {
 }
 
 // Stats returns a snapshot.
-func (t *Torrent) Stats() Stats { return statsOf(t.sw.Stats()) }
+func (t *Torrent) Stats() Stats { return t.statsOf(t.sw.Stats()) }
+
+// statsOf makes a snapshot public.
+func (t *Torrent) statsOf(s swarm.Stats) Stats {
+	out := statsOf(s)
+	if out.State == StatePaused && t.client.queue.queued(t) {
+		out.State = StateQueued
+	}
+	return out
+}
 
 func statsOf(s swarm.Stats) Stats {
 	states := [...]State{swarm.StateMetadata: StateMetadata, swarm.StateVerifying: StateVerifying, swarm.StateDownloading: StateDownloading,
-		swarm.StateSeeding: StateSeeding, swarm.StateIdle: StateIdle, swarm.StateStopped: StateStopped}
+		swarm.StateSeeding: StateSeeding, swarm.StateIdle: StateIdle, swarm.StateStopped: StateStopped, swarm.StatePaused: StatePaused}
 	return Stats{State: states[s.State], TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, WantedBytes: s.WantedBytes, WantedHave: s.WantedHave, Pieces: s.Pieces, HavePieces: s.HavePieces,
 		Peers: s.Peers, Seeds: s.Seeds, Downloaded: s.Downloaded, Uploaded: s.Uploaded, Wasted: s.Wasted, DownRate: s.DownRate, UpRate: s.UpRate,
 		WebSeeds: s.WebSeeds, CorruptPieces: s.CorruptPieces, Err: s.Err}
@@ -217,10 +240,15 @@ func (t *Torrent) Peers() iter.Seq[Peer] {
 // a second, since one of them may be the caller. Trackers are told in the background.
 func (t *Torrent) Close() error {
 	t.closeOnce.Do(func() {
-		t.find.stop()
+		c := t.client
+		c.mu.Lock()
+		t.closing = true
+		c.mu.Unlock()
+		t.stopFinding()
+		c.queue.remove(t)
 		t.hub.Close()
 		t.sw.Close()
-		t.client.drop(t)
+		c.drop(t)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if t.hub.Wait(ctx) != nil {
