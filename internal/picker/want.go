@@ -201,7 +201,7 @@ func (p *Picker) takeUrgent(dst []bt.Block, end int, peer PeerKey, st *peerState
 		if op == nil && p.isMissing(i) && len(p.open) < 2*p.opts.MaxOpen {
 			op = p.openNew(i)
 		}
-		if op != nil && op.unasked > 0 {
+		if op != nil && op.unasked > 0 && !op.closedTo(peer) {
 			dst = p.take(dst, end, op, peer, st)
 		}
 	}

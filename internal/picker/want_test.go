@@ -52,6 +52,27 @@ func TestUrgent(t *testing.T) {
 	}
 }
 
+// What is reserved for one peer is asked of nobody else, urgent or late as it may be.
+func TestUrgentAndReserved(t *testing.T) {
+	g := geometry(t, 4*2*bt.BlockBytes, 2*bt.BlockBytes)
+	p := New(g, nil, newRand(1), Options{})
+	p.AddPeer(1, nil)
+	p.AddPeer(2, nil)
+	p.SetUrgent([]bt.PieceIndex{2}, []bt.PieceIndex{2})
+	if !p.Reserve(2, 1) {
+		t.Fatal("not reserved")
+	}
+	if got := indexes(p.Pick(nil, 2, nil, 1)); slices.Contains(got, 2) {
+		t.Error("the other peer is asked for a reserved piece")
+	}
+	if got := indexes(p.Pick(nil, 1, nil, 2)); !slices.Equal(got, []bt.PieceIndex{2}) {
+		t.Errorf("its own peer is asked for %v, want the urgent piece", got)
+	}
+	if got := indexes(p.Pick(nil, 2, nil, 9)); slices.Contains(got, 2) {
+		t.Error("the other peer is asked for a reserved piece that is late")
+	}
+}
+
 // An urgent piece that is not wanted, or here, is nothing to pick.
 func TestUrgentButNotWanted(t *testing.T) {
 	g := geometry(t, 4*bt.BlockBytes, bt.BlockBytes)
