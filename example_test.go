@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net/netip"
 	"os"
@@ -85,6 +86,69 @@ func Example_shareAndFetch() {
 	// Output:
 	// magnet:?xt=urn:btih:0a5f6a0e96c9d08889bae9730292a2498da71e6f&dn=talk.txt&xl=13
 	// talk.txt: hello, swarm
+}
+
+// A file is read while it is downloaded: the reader has what it needs next fetched first, and waits for it. Another file is left out.
+func ExampleTorrent_NewReader() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "parley")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	album := filepath.Join(dir, "album")
+	if err := os.Mkdir(album, 0o755); err != nil {
+		log.Fatal(err)
+	}
+	for name, text := range map[string]string{"one.txt": "the first song\n", "two.txt": "the second song\n"} {
+		if err := os.WriteFile(filepath.Join(album, name), []byte(text), 0o644); err != nil {
+			log.Fatal(err)
+		}
+	}
+	seed := loopback()
+	defer seed.Close()
+	shared, err := seed.Share(ctx, album, parley.TorrentOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	leech := loopback()
+	defer leech.Close()
+	t, err := leech.AddTorrent(shared.Metainfo(), parley.TorrentOptions{
+		Dir:   filepath.Join(dir, "downloads"),
+		Peers: []netip.AddrPort{seed.Addr()},
+		Want: func(f parley.File) parley.Priority {
+			if f.Path[0] == "two.txt" {
+				return parley.PriorityHigh
+			}
+			return parley.PrioritySkip
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := t.WaitMetadata(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range t.Files() {
+		fmt.Printf("%s: %d bytes, %v\n", f.Path[0], f.Length, f.Priority)
+		if f.Priority == parley.PrioritySkip {
+			continue
+		}
+		r, err := t.NewReader(f.Index)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if _, err := io.Copy(os.Stdout, r); err != nil {
+			log.Fatal(err)
+		}
+		r.Close()
+	}
+	// Output:
+	// one.txt: 15 bytes, skip
+	// two.txt: 16 bytes, high
+	// the second song
 }
 
 // A handler answers each message to the peer it came from. The answer waits for room in that peer's queue as long as the handler's context lasts.

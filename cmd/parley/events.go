@@ -18,6 +18,8 @@ type statsFields struct {
 	State         string  `json:"state"`
 	TotalBytes    int64   `json:"total_bytes"`
 	HaveBytes     int64   `json:"have_bytes"`
+	WantedBytes   int64   `json:"wanted_bytes"`
+	WantedHave    int64   `json:"wanted_have_bytes"`
 	Pieces        int     `json:"pieces"`
 	HavePieces    int     `json:"have_pieces"`
 	Peers         int     `json:"peers"`
@@ -33,7 +35,7 @@ type statsFields struct {
 
 func statsJSON(s parley.Stats) statsFields {
 	return statsFields{
-		State: s.State.String(), TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, Pieces: s.Pieces, HavePieces: s.HavePieces,
+		State: s.State.String(), TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, WantedBytes: s.WantedBytes, WantedHave: s.WantedHave, Pieces: s.Pieces, HavePieces: s.HavePieces,
 		Peers: s.Peers, Seeds: s.Seeds, Downloaded: s.Downloaded, Uploaded: s.Uploaded, Wasted: s.Wasted,
 		DownRate: s.DownRate, UpRate: s.UpRate, CorruptPieces: s.CorruptPieces, WebSeeds: s.WebSeeds,
 	}
@@ -150,12 +152,15 @@ Every character that a terminal would not show (control, bidirectional and zero-
   hashing            "done_pieces", "pieces"
   metadata           the metadata has come from a peer
   verified, progress, complete
-                     "state", "total_bytes", "have_bytes", "pieces", "have_pieces", "peers", "seeds", "downloaded", "uploaded", "wasted",
+                     "state", "total_bytes", "have_bytes", "wanted_bytes" (of the files that are wanted), "wanted_have_bytes", "pieces",
+                     "have_pieces", "peers", "seeds", "downloaded", "uploaded", "wasted",
                      "down_rate", "up_rate" (bytes a second), "corrupt_pieces", "web_seeds" (that are of use)
   missed             "missed": how many events were lost because they were read too slowly; messages never are
   stopped            seed and listen, ended by Ctrl-C or a termination signal: "info_hash", "seconds", "sessions" (how often a peer
                      connected), "downloaded", "uploaded", "messages" (received)
   done               get: the fields of complete, and "info_hash", "name", "path", "seconds"
+  listed             get --list, for each file: "index", "path", "bytes", "offset" (in the torrent), "wanted" (--file, --skip and --cat do not
+                     leave it out)
   created            create: "info_hash", "name", "magnet", "path", "total_bytes", "piece_bytes", "pieces", "files", "skipped"
   torrent, magnet    show: what the torrent or link says
   file               verify, for each file: "path", "bytes", "state" (ok, partial, missing or damaged), "pieces" (that lie in it), "bad_pieces",

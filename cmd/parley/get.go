@@ -23,6 +23,7 @@ type getFlags struct {
 	seed    bool
 	timeout time.Duration
 	web     webFlags
+	choose  chooseFlags
 }
 
 type doneEvent struct {
@@ -41,10 +42,15 @@ func (a *app) getCmd() *cobra.Command {
 		Short: "Download a torrent",
 		Long: `Download a torrent into a folder and end when it is complete. ` + sourceHelp + `.
 For get a path is that of a .torrent file. What lies in the folder already is verified and kept; files under their final name are never
-overwritten, and incomplete ones are called NAME.part. The same command goes on where it was interrupted.`,
-		Example: "  parley get 'magnet:?xt=urn:btih:…' --peer 192.0.2.7:6881\n  parley get holiday.torrent --peer seed.example.org:6881 -o ~/pictures",
-		Args:    wants(1, "SOURCE"),
-		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.get(ctx, args[0], f) }),
+overwritten, and incomplete ones are called NAME.part. The same command goes on where it was interrupted.
+
+` + chooseHelp + `
+With --cat the file is written to standard output from its beginning, while it comes, for a player or another program; it is stored
+below the folder all the same.`,
+		Example: "  parley get 'magnet:?xt=urn:btih:…' --peer 192.0.2.7:6881\n  parley get holiday.torrent --peer seed.example.org:6881 -o ~/pictures" +
+			"\n  parley get album.torrent --file '*.flac' --skip extras\n  parley get film.torrent --cat film.mkv | mpv -",
+		Args: wants(1, "SOURCE"),
+		RunE: a.runs(func(ctx context.Context, args []string) error { return a.get(ctx, args[0], f) }),
 	}
 	cmd.Flags().StringVarP(&f.dir, "output", "o", ".", "download into the folder `DIR`, which is created if it is missing")
 	cmd.Flags().BoolVar(&f.seed, "seed", false, "go on serving when complete, until Ctrl-C")
@@ -52,6 +58,7 @@ overwritten, and incomplete ones are called NAME.part. The same command goes on 
 	must(cmd.MarkFlagDirname("output"))
 	noFiles(cmd, "timeout")
 	f.web.add(cmd)
+	f.choose.add(cmd)
 	a.net.add(cmd, listenAny)
 	return cmd
 }
@@ -63,6 +70,12 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err := f.web.check(); err != nil {
 		return err
 	}
+	if err := f.choose.check(a.ui.json, f.seed); err != nil {
+		return err
+	}
+	if f.choose.cat != "" && a.ui.outTTY {
+		return failf(exitUsage, "pipe it into a program, or redirect it into a file", "--cat: what strangers have put into a file is not written to a terminal")
+	}
 	a.net.noWeb = f.web.none
 	if f.timeout < 0 {
 		return failf(exitUsage, "such as 90s or 2h", "--timeout %s: must not be negative", f.timeout)
@@ -73,6 +86,16 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	}
 	if s.kind == sourceContent {
 		return failf(exitUsage, "parley seed shares a folder; get wants a .torrent, a magnet link or an info-hash", "%s: is a folder", arg)
+	}
+	if s.kind == sourceTorrent {
+		files := filesOf(s.torrent.Info)
+		if f.choose.list {
+			a.printList(files, &f.choose)
+			return nil
+		}
+		if _, err := f.choose.judge(files); err != nil {
+			return err
+		}
 	}
 	if fi, err := os.Stat(f.dir); err == nil && !fi.IsDir() {
 		return failf(exitStorage, "-o wants a folder, existing or new", "%s: is no folder", f.dir)
@@ -98,6 +121,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	m := a.ui.meter("downloading", true)
 	defer m.end()
 	o := parley.TorrentOptions{Dir: f.dir, Trackers: a.net.find.tiers(), WebSeeds: f.web.urls}
+	f.choose.apply(&o)
 	var t *parley.Torrent
 	switch s.kind {
 	case sourceTorrent:
@@ -119,7 +143,11 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 		return err
 	}
 	m.end()
-	if err := a.printDone(t, f.dir, time.Since(start)); err != nil {
+	if f.choose.list {
+		a.printList(t.Files(), &f.choose)
+		return nil
+	}
+	if err := a.printDone(t, f, time.Since(start)); err != nil {
 		return err
 	}
 	if f.seed {
@@ -166,13 +194,13 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 	}()
 	err := t.WaitMetadata(ctx)
 	if err == nil && alone {
-		if s := t.Stats(); s.HavePieces < s.Pieces {
+		if s := t.Stats(); s.WantedHave < s.WantedBytes {
 			err = errNoPeers(t.Magnet())
 		}
 	}
-	if err == nil {
+	if err == nil && !f.choose.list {
 		a.noteRenamed(t.Metainfo().Info)
-		err = t.WaitComplete(ctx)
+		err = a.fetch(ctx, t, &f.choose)
 	}
 	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded) && parent.Err() == nil
 	cancel()
@@ -199,6 +227,20 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 		hint = "check --peer: the other side must run, have this torrent, and be reachable; what was received is kept"
 	}
 	return failf(exitTimeout, hint, "not complete after %s: %s, %s connected", f.timeout, have, plural(s.Peers, "peer"))
+}
+
+// fetch waits until what was chosen is there, and writes the file of --cat on the way.
+func (a *app) fetch(ctx context.Context, t *parley.Torrent, f *chooseFlags) error {
+	file, err := f.judge(t.Files())
+	if err != nil {
+		return err
+	}
+	if f.cat != "" {
+		if err := a.cat(ctx, t, file); err != nil {
+			return err
+		}
+	}
+	return t.WaitComplete(ctx)
 }
 
 // fromWhom names those that may have the metadata.
@@ -245,23 +287,35 @@ func (a *app) noteRenamed(info *metainfo.Info) {
 	}
 }
 
-func (a *app) printDone(t *parley.Torrent, dir string, took time.Duration) error {
-	path, err := contentPath(dir, t.Metainfo().Info)
+func (a *app) printDone(t *parley.Torrent, f getFlags, took time.Duration) error {
+	say := a.ui.say
+	if f.choose.cat != "" {
+		say = a.ui.note // standard output is the file's
+	}
+	path, err := contentPath(f.dir, t.Metainfo().Info)
 	if err != nil {
 		return err
 	}
 	s := t.Stats()
 	a.ui.event(doneEvent{head: now("done"), InfoHash: t.InfoHash().String(), Name: t.Name(), Path: path, Seconds: took.Seconds(), statsFields: statsJSON(s)})
 	if s.Downloaded == 0 {
-		a.ui.say("complete already: %s, %s verified", safe.Escape(path), sizeText(s.TotalBytes))
+		say("complete already: %s, %s verified", safe.Escape(path), sizeText(s.WantedBytes))
 		return nil
 	}
 	kept := ""
-	if n := s.TotalBytes - s.Downloaded + s.Wasted; n > 0 {
+	if f.choose.some() {
+		files, chosen := t.Files(), 0
+		for _, x := range files {
+			if x.Priority != parley.PrioritySkip {
+				chosen++
+			}
+		}
+		kept = fmt.Sprintf(", %d of %s", chosen, plural(len(files), "file"))
+	} else if n := s.TotalBytes - s.Downloaded + s.Wasted; n > 0 {
 		kept = fmt.Sprintf(", %s were there already", sizeText(n))
 	}
 	rate := sizeText(int64(float64(s.Downloaded) / max(took.Seconds(), 1e-3)))
-	a.ui.say("complete: %s, %s received in %s (%s/s)%s", safe.Escape(path), sizeText(s.Downloaded), spanText(took), rate, kept)
+	say("complete: %s, %s received in %s (%s/s)%s", safe.Escape(path), sizeText(s.Downloaded), spanText(took), rate, kept)
 	if s.CorruptPieces > 0 {
 		a.ui.note("%s failed the hash and came again", plural(s.CorruptPieces, "piece"))
 	}

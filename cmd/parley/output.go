@@ -93,6 +93,18 @@ func (u *ui) emit(v any) {
 	u.writeOut(append(safe.AppendJSON(nil, line), '\n'))
 }
 
+// writeRaw writes bytes of a file to standard output, which is no terminal. They are borrowed.
+func (u *ui) writeRaw(b []byte) {
+	u.outMu.Lock()
+	defer u.outMu.Unlock()
+	if u.outErr != nil {
+		return
+	}
+	if _, err := u.out.Write(b); err != nil {
+		u.fail(err)
+	}
+}
+
 func (u *ui) writeOut(b []byte) {
 	u.outMu.Lock()
 	defer u.outMu.Unlock()

@@ -182,7 +182,7 @@ func (m *meter) watch(ctx context.Context, t *parley.Torrent, text func(parley.S
 	defer tick.Stop()
 	set := func() {
 		s := t.Stats()
-		m.set(s.HaveBytes, s.TotalBytes, text(s), func() any { return statsEvent{now("progress"), statsJSON(s)} })
+		m.set(s.WantedHave, s.WantedBytes, text(s), func() any { return statsEvent{now("progress"), statsJSON(s)} })
 	}
 	defer set() // how it ended
 	for {
@@ -204,7 +204,7 @@ func downloadText(s parley.Stats) string {
 		return fmt.Sprintf("verifying what is there, %d/%d pieces", s.HavePieces, s.Pieces)
 	}
 	eta := "-"
-	if left := s.TotalBytes - s.HaveBytes; left <= 0 {
+	if left := s.WantedBytes - s.WantedHave; left <= 0 {
 		eta = "0.0 s"
 	} else if s.DownRate >= 1 {
 		// Beyond some days the figure means nothing; the bound also keeps the conversion in range.

@@ -53,6 +53,7 @@ the other side.`,
 		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.seed(ctx, args[0], data) }),
 	}
 	cmd.Flags().StringVarP(&data, "data", "d", "", "`PATH` of a .torrent's content, or of the folder that holds it")
+	cmd.Flags().BoolVar(&a.super, "super", false, "as the only seed of a new swarm: show each peer only a few pieces until it passes them on, so that little more than one copy is sent")
 	cmd.Flags().StringVar(&a.net.state, "state", "", "remember in `DIR` what was verified, so that the next start of the same .torrent hashes only what has changed")
 	a.net.add(cmd, listenStandard)
 	return cmd
@@ -105,7 +106,7 @@ func (a *app) share(ctx context.Context, c *parley.Client, s source, content str
 	}
 	m, onVerify := a.ui.hashing(title, false)
 	defer m.end()
-	o := parley.TorrentOptions{Trackers: a.net.find.tiers(), OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
+	o := parley.TorrentOptions{SuperSeed: a.super, Trackers: a.net.find.tiers(), OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
 	if s.kind == sourceTorrent {
 		t, err = c.SeedTorrent(ctx, s.torrent, content, o)
 		if err != nil && ctx.Err() == nil {
