@@ -65,6 +65,8 @@ type Attack struct {
 	Plain bool
 	// Deaf attacks read nothing before Run returns, but for what Run itself reads.
 	Deaf bool
+	// App attacks need a client that has registered [TypeName], with a handler that does not return.
+	App bool
 	// Slow attacks wait for a limit that is minutes long: they are for the simulated network alone. Within is how long they last at most.
 	Slow   bool
 	Within time.Duration
@@ -94,6 +96,7 @@ type Attacker struct {
 	App, PEX uint8
 	Stop     <-chan struct{} // the honest peer is served: there is no more to show
 	Patience time.Duration   // how long a flood may go on at most
+	Pace     time.Duration   // between the writes of a flood
 
 	sent     atomic.Int64
 	answered atomic.Bool // for attacks that answer once
@@ -199,6 +202,9 @@ func (a *Attacker) flood(b []byte, heedStop bool) {
 		}
 		if !a.Put(b) {
 			return
+		}
+		if a.Pace > 0 {
+			time.Sleep(a.Pace)
 		}
 	}
 }

@@ -15,6 +15,13 @@ import (
 // hasAll claims to have everything and to give it away.
 func hasAll(a *Attacker) { a.Put(classic.AppendUnchoke(classic.AppendHaveAll(nil))) }
 
+// hasMost claims to have everything but a piece, so that nobody takes it for a seed.
+func hasMost(a *Attacker) {
+	s := bitfield.NewFull(int(a.pieces()))
+	s.Remove(int(a.pieces()) - 1)
+	a.Put(classic.AppendUnchoke(classic.AppendBitfield(nil, wire.Bitfield{Bits: s.AppendWire(nil)})))
+}
+
 // answering answers each request with what f returns.
 func answering(f func(a *Attacker, b bt.Block) []byte) func(*Attacker, wire.Message) {
 	return func(a *Attacker, m wire.Message) {
@@ -49,7 +56,7 @@ var downloads = []Attack{
 		return zeros(b)
 	})},
 	{Name: "unrequested blocks", Limit: "swarm.unwantedLimit", Against: Download, Errs: list(peer.ErrUnwantedData), Run: func(a *Attacker) {
-		hasAll(a)
+		hasMost(a)
 		a.FloodOn(zeros(block(0)))
 	}},
 	{Name: "blocks shorter than asked for", Limit: "swarm.unwantedLimit", Against: Download, Outcome: Stands, Run: hasAll, On: answering(func(_ *Attacker, b bt.Block) []byte {
@@ -90,7 +97,7 @@ var downloads = []Attack{
 	{Name: "one block and then nothing", Limit: "pipeline.SnubNext", Against: Download, Outcome: Stands, Slow: true, Within: 10 * time.Minute, Run: hasAll, On: once(zeros)},
 	{Name: "blocks that begin and never end", Limit: "peer.FrameTimeout", Against: Download, Slow: true, Within: peer.FrameTimeout + time.Minute, Errs: list(peer.ErrSlowFrame),
 		Run: func(a *Attacker) {
-			hasAll(a)
+			hasMost(a)
 			if !a.Put(zeros(block(0))[:5000]) {
 				return
 			}
@@ -165,7 +172,7 @@ var magnets = []Attack{
 	{Name: "requests before the metadata", Limit: "BEP 6 rejects", Against: Magnet, Outcome: Stands, Run: func(a *Attacker) {
 		a.Put(classic.AppendInterested(nil), request(block(0)), request(block(1<<31)))
 	}},
-	{Name: "metadata of 32 MiB, and silence", Limit: "swarm.metaPatience", Against: Magnet, Slow: true, Outcome: Stands, Within: 10 * time.Minute, Run: offer(ltep.MaxMetadataBytes)},
+	{Name: "metadata of 32 MiB, and silence", Limit: "swarm.metaPatience", Against: Magnet, Slow: true, Outcome: Stands, Within: 3 * time.Minute, Run: offer(ltep.MaxMetadataBytes)},
 }
 
 // All returns every attack of this package.

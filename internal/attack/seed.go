@@ -310,19 +310,19 @@ var extensions = []Attack{
 		a.Put(extended(ltep.ExchangeID, append(append([]byte("d1:m"), bytes.Repeat([]byte{'l'}, 30_000)...), bytes.Repeat([]byte{'e'}, 30_001)...)))
 	}},
 	{Name: "an exchange of absurd numbers", Limit: "ltep.ParseExchange", Outcome: Stands, Run: func(a *Attacker) {
-		a.Put(extended(ltep.ExchangeID, []byte("d4:ipv43:abc1:md11:ut_metadatai1e1:xi-1e1:yi256ee13:metadata_sizei4611686018427387904e1:pi70000e4:reqqi-5e11:upload_onlyi9e6:yourip2:xye")))
+		a.Put(extended(ltep.ExchangeID, []byte("d4:ipv43:abc1:md11:ut_metadatai1e1:xi-1e1:yi256ee13:metadata_sizei4611686018427387904e1:pi70000e4:reqqi-5e11:upload_onlyi-9e6:yourip2:xye")))
 	}},
 	{Name: "an exchange of control characters", Limit: "ltep.IsTypeName", Outcome: Stands, Run: func(a *Attacker) {
 		a.Put(extended(ltep.ExchangeID, ltep.AppendExchange(nil, &ltep.Exchange{Client: "\x1b]0;owned\a\r\n\x9b31m\u202e",
 			M: []ltep.Entry{{Name: ltep.NameMetadata, ID: metadataID}, {Name: "\x1b[2J", ID: 5}, {Name: "a\nb", ID: 6}, {Name: "\u2028", ID: 7}}})))
 	}},
 	{Name: "unknown extended ids without end", Limit: "wire.MaxIdleFrames", Errs: list(peer.ErrFlood), Run: func(a *Attacker) { a.FloodOn(extended(250, nil)) }},
-	{Name: "a message too large", Limit: "parley.Config.MaxMessageBytes", Errs: list(peer.ErrMessageTooLarge), Run: func(a *Attacker) {
+	{Name: "a message too large", Limit: "parley.Config.MaxMessageBytes", App: true, Errs: list(peer.ErrMessageTooLarge), Run: func(a *Attacker) {
 		a.Put(extended(a.App, make([]byte, MaxMessage+1)))
 	}},
-	{Name: "messages for a slow handler", Limit: "parley.Config.ReceiveQueueBytes", Outcome: Held, Run: func(a *Attacker) { a.Flood(extended(a.App, make([]byte, MaxMessage))) }},
-	{Name: "messages of 64 bytes for a slow handler", Limit: "parley.Config.ReceiveQueueBytes", Outcome: Held, Run: func(a *Attacker) {
+	{Name: "messages for a slow handler", Limit: "parley.Config.ReceiveQueueBytes", App: true, Outcome: Held, Run: func(a *Attacker) { a.Flood(extended(a.App, make([]byte, MaxMessage))) }},
+	{Name: "messages of 64 bytes for a slow handler", Limit: "parley.Config.ReceiveQueueBytes", App: true, Outcome: Held, Run: func(a *Attacker) {
 		a.Flood(extended(a.App, make([]byte, 64)))
 	}},
-	{Name: "empty messages for a slow handler", Limit: "messaging.messageOverhead", Outcome: Held, Run: func(a *Attacker) { a.Flood(extended(a.App, nil)) }},
+	{Name: "empty messages for a slow handler", Limit: "messaging.messageOverhead", App: true, Outcome: Held, Run: func(a *Attacker) { a.Flood(extended(a.App, nil)) }},
 }

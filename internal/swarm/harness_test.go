@@ -102,6 +102,8 @@ type node struct {
 	closed bool
 	later  []func() // once the torrent runs
 
+	refused func(netip.AddrPort, error) // if set, is told of connections that never had a session
+
 	mu     sync.Mutex
 	events []Event
 	dials  []dial
@@ -122,7 +124,11 @@ func (n *node) Accept(c *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.
 	return n.tor.NewIncoming(c, func() {})
 }
 
-func (n *node) Refused(*peerconn.Conn, error) {}
+func (n *node) Refused(c *peerconn.Conn, err error) {
+	if n.refused != nil {
+		n.refused(c.Addr(), err)
+	}
+}
 
 // seeding gives a node the whole content.
 func seeding(n *node, cfg *Config) {
