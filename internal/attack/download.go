@@ -94,7 +94,9 @@ var downloads = []Attack{
 		}
 		a.FloodOn(classic.AppendBitfield(classic.AppendBitfield(nil, wire.Bitfield{Bits: even}), wire.Bitfield{Bits: odd}))
 	}},
-	{Name: "one block and then nothing", Limit: "pipeline.SnubNext", Against: Download, Outcome: Stands, Slow: true, Within: 10 * time.Minute, Run: hasAll, On: once(zeros)},
+	{Name: "one corrupt block and then nothing", Limit: "swarm.blame", Against: Download, Slow: true, Within: 10 * time.Minute, Errs: list(peer.ErrCorruptPiece),
+		Run: hasMost, On: once(zeros)},
+	{Name: "everything promised, nothing given", Limit: "pipeline.SnubFirst", Against: Download, Slow: true, Outcome: Stands, Within: 3 * time.Minute, Run: hasMost},
 	{Name: "blocks that begin and never end", Limit: "peer.FrameTimeout", Against: Download, Slow: true, Within: peer.FrameTimeout + time.Minute, Errs: list(peer.ErrSlowFrame),
 		Run: func(a *Attacker) {
 			hasMost(a)
