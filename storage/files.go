@@ -75,6 +75,11 @@ type Files struct {
 
 	link func(oldname, newname string) error // root.Link, but for tests
 
+	moveMu     sync.Mutex                             // held by Move; taken before all others
+	mark       string                                 // the note that the files were moved, see Move; "" if they cannot be
+	openFolder func(dir string) (folder, error)       // openRealFolder, but for tests
+	linkAcross func(from, name, to, tmp string) error // the function of that name, but for tests
+
 	// gate is held shared by every call and exclusively by Close.
 	gate   sync.RWMutex
 	closed bool
@@ -117,6 +122,8 @@ type file struct {
 	dirty atomic.Bool                 // written since the last sync
 	seen  atomic.Pointer[resume.File] // size and time on disk at the last look or sync; nil while missing. State is not set
 	index int                         // in Files.files
+
+	log atomic.Pointer[writeLog] // of a move under way; set under mu
 
 	unverified int     // pieces that touch the file and are not verified; guarded by Files.progress
 	handle     *handle // guarded by handles.mu
@@ -163,6 +170,7 @@ func prepare(dir string, files []File, geom bt.Geometry, opts Options) (*Files, 
 	}
 	s.handles.limit = cmp.Or(opts.OpenFiles, defaultOpenFiles)
 	s.handles.open = s.openFile
+	s.openFolder, s.linkAcross = openRealFolder, linkAcross
 	return s, nil
 }
 
@@ -186,6 +194,16 @@ func (s *Files) openIn(root folder, opts Options) (*Files, error) {
 			if f != nil {
 				f.unwanted = !opts.Wanted[i]
 			}
+		}
+	}
+	if !opts.ReadOnly && opts.InfoHash != (bt.InfoHash{}) {
+		s.mark = "." + opts.InfoHash.String() + ".parley-moved"
+		to, err := s.moved()
+		if err == nil && to != "" {
+			err = s.finishMove(to)
+		}
+		if err != nil {
+			return nil, errors.Join(err, root.Close())
 		}
 	}
 	for _, f := range s.files {
@@ -475,6 +493,9 @@ func (s *Files) writeFile(f *file, p []byte, at int64) (int, error) {
 		return 0, err
 	}
 	n, err := h.WriteAt(p, at)
+	if log := f.log.Load(); log != nil {
+		log.add(at, n)
+	}
 	f.dirty.Store(true) // only now, or a Sync in between would take it back
 	if err != nil {
 		return n, pathError("write", s.full(f.part), err)

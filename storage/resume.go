@@ -104,15 +104,23 @@ func newKeeper(s *Files, opts Options) (*keeper, error) {
 		k.tmp = s.parts.free(k.name + ".new")
 		return k, nil
 	}
-	abs, err := filepath.Abs(s.dir)
-	if err != nil {
-		return nil, pathError("resolve", s.dir, err)
-	}
-	where := sha256.Sum256([]byte(abs))
+	var err error
 	k.root, k.dir, k.always = rootFolder{opts.State}, opts.State.Name(), true
-	k.name = fmt.Sprintf("%v-%x.parley-resume", opts.InfoHash, where[:8])
+	if k.name, err = stateName(opts.InfoHash, s.dir); err != nil {
+		return nil, err
+	}
 	k.tmp = k.name + ".new"
 	return k, nil
+}
+
+// stateName returns under which name a folder of the program's own has the resume data of a torrent in the folder dir.
+func stateName(ih bt.InfoHash, dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", pathError("resolve", dir, err)
+	}
+	where := sha256.Sum256([]byte(abs))
+	return fmt.Sprintf("%v-%x.parley-resume", ih, where[:8]), nil
 }
 
 // full returns the path of one of the keeper's files, for people.
