@@ -57,6 +57,7 @@ func prepare(dir string) error {
 		{".", "aria2c", "--version"},
 		{".", "transmission-daemon", "--version"},
 		{".", "rtorrent", "-h"},
+		{".", "sh", "-c", "command -v opentracker"},
 		{"node", "node", "-e", fmt.Sprintf(imports, "bittorrent-protocol")},
 		{"webtorrent", "node", "--import", "./register.mjs", "-e", fmt.Sprintf(imports, "webtorrent")},
 	} {

@@ -3,7 +3,7 @@
 
   lt_peer.py create PATH OUT [--hybrid] [--piece-size N]
   lt_peer.py run (--torrent FILE | --magnet URI) --dir DIR [--peer HOST:PORT] [--enc disabled|default|forced]
-             [--seed-mode] [--upload-rate BYTES]
+             [--seed-mode] [--upload-rate BYTES] [--tracker URL] [--dht-node HOST:PORT]
 
 Prints one JSON object per line and ends when its standard input does. `run` reports: listening (port), metadata,
 handshaken (seconds since the torrent was added, and whether the session is encrypted), seeding, complete (everything is
@@ -49,11 +49,15 @@ def settings(args):
         "allow_multiple_connections_per_ip": True,
         "connections_limit": 1000, "unchoke_slots_limit": 1000,
         "alert_mask": lt.alert.category_t.status_notification | lt.alert.category_t.error_notification
-        | lt.alert.category_t.connect_notification | lt.alert.category_t.storage_notification,
+        | lt.alert.category_t.connect_notification | lt.alert.category_t.tracker_notification | lt.alert.category_t.storage_notification,
     }
     policy = {"disabled": lt.enc_policy.disabled, "forced": lt.enc_policy.forced}.get(args.enc)
     if policy is not None:  # else: as libtorrent comes, which tries an encrypted hello first
         s["in_enc_policy"] = s["out_enc_policy"] = int(policy)
+    if args.dht_node:
+        # All nodes are on one address, which libtorrent takes for one liar by default.
+        s.update({"enable_dht": True, "dht_bootstrap_nodes": args.dht_node, "dht_restrict_routing_ips": False, "dht_restrict_search_ips": False,
+                  "dht_ignore_dark_internet": False, "dht_prefer_verified_node_ids": False})
     if args.upload_rate:
         s["upload_rate_limit"] = args.upload_rate
         s["rate_limit_ip_overhead"] = False
@@ -71,6 +75,8 @@ def run(args):
     params = lt.parse_magnet_uri(args.magnet) if args.magnet else lt.add_torrent_params()
     if args.torrent:
         params.ti = lt.torrent_info(args.torrent)
+    if args.tracker:
+        params.trackers = [args.tracker]
     params.save_path = args.dir
     params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
     if args.seed_mode:
@@ -103,6 +109,12 @@ def run(args):
                 once("complete")
             elif isinstance(alert, (lt.torrent_error_alert, lt.file_error_alert, lt.metadata_failed_alert)):
                 emit("error", message=alert.message())
+            elif isinstance(alert, lt.tracker_reply_alert):
+                once("tracker", peers=alert.num_peers)
+            elif isinstance(alert, lt.tracker_error_alert):
+                emit("tracker_error", message=alert.message())
+            elif isinstance(alert, lt.dht_reply_alert):
+                once("dht", peers=alert.num_peers)
             elif isinstance(alert, (lt.peer_error_alert, lt.peer_disconnected_alert)):
                 emit("peer", message=alert.message())
         if "handshaken" not in said:
@@ -129,6 +141,8 @@ def main():
     source.add_argument("--magnet")
     r.add_argument("--dir", required=True)
     r.add_argument("--peer")
+    r.add_argument("--tracker")
+    r.add_argument("--dht-node")
     r.add_argument("--enc", choices=["disabled", "default", "forced"], default="disabled")
     r.add_argument("--seed-mode", action="store_true")
     r.add_argument("--upload-rate", type=int, default=0)
