@@ -34,8 +34,8 @@ func opentracker(t *testing.T, infoHash string) map[string]string {
 	return map[string]string{"http": "http://127.0.0.1:" + n + "/announce", "udp": "udp://127.0.0.1:" + n + "/announce"}
 }
 
-// ourTracker runs parley tracker, whose clean end is checked, and returns its announce URLs.
-func ourTracker(t *testing.T) map[string]string {
+// parleyTracker runs parley tracker, whose clean end is checked, and returns its announce URLs.
+func parleyTracker(t *testing.T) map[string]string {
 	t.Helper()
 	p := start(t, "parley tracker", parleyBin, "tracker", "--listen", "127.0.0.1:0")
 	t.Cleanup(func() { interrupt(t, p) })
@@ -133,14 +133,14 @@ func TestOthersAtOurTracker(t *testing.T) {
 	torrent := createTorrent(t, multi)
 	for _, kind := range []string{"http", "udp"} {
 		t.Run("libtorrent downloads/"+kind, func(t *testing.T) {
-			url, dir := ourTracker(t)[kind], t.TempDir()
+			url, dir := parleyTracker(t)[kind], t.TempDir()
 			seedAt(t, multi, "--tracker", url)
 			lt, _ := libtorrent(t, "--torrent", torrent, "--dir", dir, "--tracker", url)
 			lt.eventWithin(2*patience, "complete")
 			wantContent(t, multi, dir)
 		})
 		t.Run("libtorrent seeds/"+kind, func(t *testing.T) {
-			url := ourTracker(t)[kind]
+			url := parleyTracker(t)[kind]
 			lt, _ := libtorrentSeed(t, multi, torrent, "--tracker", url)
 			lt.event("tracker")
 			fetch(t, "magnet:?xt=urn:btih:"+hexHash(t, torrent), url, multi)
@@ -149,7 +149,7 @@ func TestOthersAtOurTracker(t *testing.T) {
 			continue // aria2 1.36 asks no UDP tracker while its DHT is off
 		}
 		t.Run("aria2 downloads/"+kind, func(t *testing.T) {
-			url, dir := ourTracker(t)[kind], t.TempDir()
+			url, dir := parleyTracker(t)[kind], t.TempDir()
 			seedAt(t, multi, "--tracker", url)
 			aria2(t, freePort(t), dir, "--seed-time=0", "--bt-exclude-tracker=*", "--bt-tracker="+url, torrent).succeed(2 * patience)
 			wantContent(t, multi, dir)
