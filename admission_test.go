@@ -168,3 +168,34 @@ func TestPeerExchange(t *testing.T) {
 		}
 	}
 }
+
+// Strangers that connect and say nothing take the places of the handshake; whoever waits behind them gets a turn when they go.
+func TestMaxHandshakes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	writeFile(t, path, 100_000)
+	seed := newClient(t, parley.Config{MaxHandshakes: 4})
+	tor := share(t, seed, path)
+	var strangers []net.Conn
+	for range 4 {
+		nc, err := net.Dial("tcp", seed.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		strangers = append(strangers, nc)
+	}
+	leech := newClient(t, parley.Config{})
+	lt, err := leech.AddTorrent(tor.Metainfo(), parley.TorrentOptions{Dir: t.TempDir(), Peers: []netip.AddrPort{seed.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	if n := tor.Stats().Peers; n != 0 {
+		t.Errorf("%d peers got in although all places were taken", n)
+	}
+	for _, nc := range strangers {
+		nc.Close()
+	}
+	if err := lt.WaitComplete(within(t, 20*time.Second)); err != nil {
+		t.Errorf("%v; %+v", err, lt.Stats())
+	}
+}

@@ -165,7 +165,7 @@ var magnets = []Attack{
 	{Name: "a bitfield of 2 MiB + 1 before the metadata", Limit: "wire.MaxEarlyBitfield", Against: Magnet, Errs: list(peer.ErrBadBitfield), Run: func(a *Attacker) {
 		a.Put(head(wire.MaxEarlyBitfield+1, classic.IDBitfield))
 	}},
-	{Name: "haves without end before the metadata", Limit: "peer.maxEarlyHave", Against: Magnet, Errs: list(peer.ErrBadState), Run: func(a *Attacker) {
+	{Name: "haves without end before the metadata", Limit: "peer.maxEarlyHave", Against: Magnet, Errs: list(peer.ErrBadState, peer.ErrFlood), Run: func(a *Attacker) {
 		a.FloodOn(classic.AppendHave(nil, wire.Have{Index: 1}))
 	}},
 	{Name: "a have out of range before the metadata", Limit: "peer.ErrBadState", Against: Magnet, Errs: list(peer.ErrBadState), Run: func(a *Attacker) {
