@@ -166,8 +166,8 @@ func (t *Torrent) notify(e swarm.Event) {
 
 // Events yields what happens to the torrent from the call on, until the context ends or the torrent is closed (after [EventClosed]). A consumer that
 // is slow finds progress events merged and, past 1,024 waiting ones, an [EventMissed] that says how many were lost; messages are never among
-// them (see [Type.Messages]). What holds at the time of the call is reported first: that existing data was verified, that the torrent is complete, what trackers said last, who is
-// connected.
+// them (see [Type.Messages]). What holds at the time of the call is reported first: that existing data was verified, that the torrent is complete, that its goal of seeding was reached and it is paused,
+// what trackers said last, who is connected.
 func (t *Torrent) Events(ctx context.Context) iter.Seq[Event] {
 	x := &subscriber{wake: make(chan struct{}, 1)}
 	ok := t.sw.Call(func(peers map[*swarm.Peer]struct{}, s swarm.Stats) {
@@ -176,8 +176,11 @@ func (t *Torrent) Events(ctx context.Context) iter.Seq[Event] {
 		if verified {
 			x.waiting = append(x.waiting, Event{Kind: EventVerified, Time: time.Now(), Stats: stats})
 		}
-		if stats.State == StateSeeding {
+		if stats.State == StateSeeding || verified && stats.State != StateDownloading && stats.WantedHave == stats.WantedBytes {
 			x.waiting = append(x.waiting, Event{Kind: EventComplete, Time: time.Now(), Stats: stats})
+		}
+		if stats.SeedGoalReached && stats.State == StatePaused {
+			x.waiting = append(x.waiting, Event{Kind: EventSeedGoal, Time: time.Now(), Stats: stats})
 		}
 		for _, s := range t.Trackers() {
 			if !s.Last.IsZero() {

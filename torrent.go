@@ -102,23 +102,24 @@ func (s State) String() string {
 
 // Stats is a snapshot of a torrent.
 type Stats struct {
-	State         State
-	TotalBytes    int64 // 0 until the metadata is known
-	HaveBytes     int64 // verified
-	WantedBytes   int64 // of the files that are wanted, see Torrent.SetPriority; TotalBytes if all are
-	WantedHave    int64 // of these, verified
-	Pieces        int
-	HavePieces    int
-	Peers         int     // connected, handshake complete
-	Seeds         int     // of those, how many have everything
-	Downloaded    int64   // bytes of piece data received in this session
-	Uploaded      int64   // bytes of piece data sent in this session
-	Wasted        int64   // bytes received twice or that failed their hash
-	DownRate      float64 // bytes of piece data a second, smoothed
-	UpRate        float64
-	WebSeeds      int   // that are of use (BEP 19)
-	CorruptPieces int   // pieces that failed their hash in this session
-	Err           error // why the torrent stopped, nil otherwise
+	State           State
+	TotalBytes      int64 // 0 until the metadata is known
+	HaveBytes       int64 // verified
+	WantedBytes     int64 // of the files that are wanted, see Torrent.SetPriority; TotalBytes if all are
+	WantedHave      int64 // of these, verified
+	Pieces          int
+	HavePieces      int
+	Peers           int     // connected, handshake complete
+	Seeds           int     // of those, how many have everything
+	Downloaded      int64   // bytes of piece data received in this session
+	Uploaded        int64   // bytes of piece data sent in this session
+	Wasted          int64   // bytes received twice or that failed their hash
+	DownRate        float64 // bytes of piece data a second, smoothed
+	UpRate          float64
+	WebSeeds        int   // that are of use (BEP 19)
+	CorruptPieces   int   // pieces that failed their hash in this session
+	SeedGoalReached bool  // a goal of seeding has been reached, see Config.SeedRatio
+	Err             error // why the torrent stopped, nil otherwise
 }
 
 func newTorrent(c *Client, ih bt.InfoHash, o TorrentOptions) *Torrent {
@@ -205,7 +206,7 @@ func statsOf(s swarm.Stats) Stats {
 		swarm.StateSeeding: StateSeeding, swarm.StateIdle: StateIdle, swarm.StateStopped: StateStopped, swarm.StatePaused: StatePaused}
 	return Stats{State: states[s.State], TotalBytes: s.TotalBytes, HaveBytes: s.HaveBytes, WantedBytes: s.WantedBytes, WantedHave: s.WantedHave, Pieces: s.Pieces, HavePieces: s.HavePieces,
 		Peers: s.Peers, Seeds: s.Seeds, Downloaded: s.Downloaded, Uploaded: s.Uploaded, Wasted: s.Wasted, DownRate: s.DownRate, UpRate: s.UpRate,
-		WebSeeds: s.WebSeeds, CorruptPieces: s.CorruptPieces, Err: s.Err}
+		WebSeeds: s.WebSeeds, CorruptPieces: s.CorruptPieces, SeedGoalReached: s.SeedGoalMet, Err: s.Err}
 }
 
 // WaitMetadata waits until the metadata is known and the torrent's storage is open and verified. It returns the

@@ -88,7 +88,7 @@ func eventJSON(ev parley.Event) any {
 		return dialEvent{h, ev.Addr, errText}
 	case parley.EventWebSeedFailed:
 		return webSeedEvent{h, ev.WebSeed, errText}
-	case parley.EventVerified, parley.EventProgress, parley.EventComplete:
+	case parley.EventVerified, parley.EventProgress, parley.EventComplete, parley.EventPaused, parley.EventResumed, parley.EventSeedGoal:
 		return statsEvent{h, statsJSON(ev.Stats)}
 	case parley.EventTracker:
 		return trackerJSON(h, ev.Tracker)
@@ -155,8 +155,10 @@ Every character that a terminal would not show (control, bidirectional and zero-
                      "state", "total_bytes", "have_bytes", "wanted_bytes" (of the files that are wanted), "wanted_have_bytes", "pieces",
                      "have_pieces", "peers", "seeds", "downloaded", "uploaded", "wasted",
                      "down_rate", "up_rate" (bytes a second), "corrupt_pieces", "web_seeds" (that are of use)
+  paused, resumed, seed_goal
+                     the same fields: the torrent has left the swarm, is back, or has been seeded enough, see --ratio and --seed-time
   missed             "missed": how many events were lost because they were read too slowly; messages never are
-  stopped            seed and listen, ended by Ctrl-C or a termination signal: "info_hash", "seconds", "sessions" (how often a peer
+  stopped            seed, listen and get --seed, ended by Ctrl-C, a termination signal or a goal: "info_hash", "seconds", "sessions" (how often a peer
                      connected), "downloaded", "uploaded", "messages" (received)
   done               get: the fields of complete, and "info_hash", "name", "path", "seconds"
   listed             get --list, for each file: "index", "path", "bytes", "offset" (in the torrent), "wanted" (--file, --skip and --cat do not

@@ -59,6 +59,8 @@ below the folder all the same.`,
 	noFiles(cmd, "timeout")
 	f.web.add(cmd)
 	f.choose.add(cmd)
+	a.net.rates.add(cmd)
+	a.net.goal.add(cmd, "seed-ratio", "go on serving when complete,")
 	a.net.add(cmd, listenAny)
 	return cmd
 }
@@ -150,7 +152,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err := a.printDone(t, f, time.Since(start)); err != nil {
 		return err
 	}
-	if f.seed {
+	if f.seed || a.net.goal.any() {
 		events := t.Events(ctx)
 		a.announce(c, t, nil, nil)
 		return a.keepSeeding(ctx, t, events, nil)

@@ -49,6 +49,7 @@ While nobody reads standard output, peers have to wait; no message is lost.`,
 	fl.StringVarP(&f.dir, "output", "o", "", "`DIR` that holds the content of SOURCE; by default the current folder, and that of a .torrent")
 	must(cmd.MarkFlagDirname("output"))
 	noFiles(cmd, "type")
+	a.net.rates.add(cmd)
 	a.net.add(cmd, listenStandard)
 	return cmd
 }

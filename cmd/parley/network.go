@@ -37,6 +37,9 @@ type netFlags struct {
 	given  []netip.AddrPort // peers, by resolve
 	linked []netip.AddrPort // of the link, by quietly
 	find   findFlags
+	rates  rateFlags // only where the command has the flags
+	goal   goalFlags
+	active int // seed --active
 }
 
 func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
@@ -118,6 +121,12 @@ func (f *netFlags) check() error {
 		}
 		f.nets = append(f.nets, p.Masked())
 	}
+	if err := f.rates.check(); err != nil {
+		return err
+	}
+	if err := f.goal.check(); err != nil {
+		return err
+	}
 	if err := f.find.check(); err != nil {
 		return err
 	}
@@ -151,7 +160,8 @@ func (a *app) openClient(ctx context.Context, standard bool) (*parley.Client, er
 
 func (a *app) listenClient(standard bool) (*parley.Client, error) {
 	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX,
-		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd, NoWebSeeds: a.net.noWeb}
+		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd, NoWebSeeds: a.net.noWeb,
+		UploadLimit: a.net.rates.upRate, DownloadLimit: a.net.rates.downRate, SeedRatio: a.net.goal.ratio, SeedTime: a.net.goal.time, MaxActiveSeeds: a.net.active}
 	if a.net.find.node != nil {
 		cfg.DHT = a.net.find.node
 	}
@@ -300,6 +310,8 @@ func (l *sessionLog) handle(ev parley.Event) {
 		default:
 			l.ui.note("peer %s left: %s", peerText(ev.Peer), safe.Escape(reason(ev.Err)))
 		}
+	case parley.EventSeedGoal:
+		l.ui.note("%s sent of %s: that was the goal", sizeText(ev.Stats.Uploaded), sizeText(ev.Stats.TotalBytes))
 	case parley.EventWebSeedFailed:
 		l.noteWebSeed(ev)
 	case parley.EventDialFailed:

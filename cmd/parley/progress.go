@@ -178,10 +178,15 @@ type hashEvent struct {
 
 // watch feeds the meter from a torrent's statistics until ctx ends or the meter does.
 func (m *meter) watch(ctx context.Context, t *parley.Torrent, text func(parley.Stats) string) {
+	m.watchStats(ctx, t.Stats, text)
+}
+
+// watchStats is watch for any statistics.
+func (m *meter) watchStats(ctx context.Context, stats func() parley.Stats, text func(parley.Stats) string) {
 	tick := time.NewTicker(barRefresh)
 	defer tick.Stop()
 	set := func() {
-		s := t.Stats()
+		s := stats()
 		m.set(s.WantedHave, s.WantedBytes, text(s), func() any { return statsEvent{now("progress"), statsJSON(s)} })
 	}
 	defer set() // how it ended

@@ -137,6 +137,16 @@ func wants(n int, what string) cobra.PositionalArgs {
 	}
 }
 
+// wantsSome is wants for one argument or more.
+func wantsSome(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return wants(1, what)(cmd, args)
+		}
+		return nil
+	}
+}
+
 // noFiles keeps shells from offering file names as values of flags that take none.
 func noFiles(cmd *cobra.Command, flags ...string) {
 	for _, f := range flags {

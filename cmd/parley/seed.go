@@ -43,40 +43,57 @@ type stoppedEvent struct {
 func (a *app) seedCmd() *cobra.Command {
 	var data string
 	cmd := &cobra.Command{
-		Use:   "seed PATH|TORRENT",
-		Short: "Share a file or folder, or the content of a .torrent",
-		Long: `Serve a file or folder to every peer that asks, until Ctrl-C. Of a .torrent file the content is served, which is looked for beside
+		Use:   "seed PATH|TORRENT…",
+		Short: "Share files or folders, or the content of .torrent files",
+		Long: `Serve a file or folder to every peer that asks, until Ctrl-C or until --ratio or --seed-time is reached. Of a .torrent file the content is served, which is looked for beside
 it, or at --data. Files are only read, never written. The magnet link and the address are printed first, then a command line for
-the other side.`,
-		Example: "  parley seed holiday/\n  parley seed holiday.torrent --data ~/pictures --listen :6881",
-		Args:    wants(1, "the PATH of a file, folder or .torrent"),
-		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.seed(ctx, args[0], data) }),
+the other side. Several are served at once, or with --active so many at a time, in their order: the next one when one of them has reached its goal.`,
+		Example: "  parley seed holiday/\n  parley seed one.torrent two.torrent --active 1 --ratio 2 --up 500k\n  parley seed holiday.torrent --data ~/pictures --listen :6881",
+		Args:    wantsSome("the PATH of a file, folder or .torrent"),
+		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.seed(ctx, args, data) }),
 	}
 	cmd.Flags().StringVarP(&data, "data", "d", "", "`PATH` of a .torrent's content, or of the folder that holds it")
 	cmd.Flags().BoolVar(&a.super, "super", false, "as the only seed of a new swarm: show each peer only a few pieces until it passes them on, so that little more than one copy is sent")
 	cmd.Flags().StringVar(&a.net.state, "state", "", "remember in `DIR` what was verified, so that the next start of the same .torrent hashes only what has changed")
+	cmd.Flags().IntVar(&a.net.active, "active", 0, "serve `N` torrents at a time; by default all")
+	noFiles(cmd, "active")
+	a.net.rates.add(cmd)
+	a.net.goal.add(cmd, "ratio", "serve each torrent")
 	a.net.add(cmd, listenStandard)
 	return cmd
 }
 
-func (a *app) seed(ctx context.Context, arg, data string) (err error) {
+// seedSource finds what arg is, and where its content lies.
+func seedSource(arg, data string) (s source, content string, err error) {
+	if s, err = parseSource(arg, false); err != nil {
+		return s, "", err
+	}
+	switch s.kind {
+	case sourceMagnet, sourceHash:
+		return s, "", failf(exitUsage, "parley get fetches it first; --seed then goes on serving it", "%s: is no file, folder or .torrent", arg)
+	case sourceContent:
+		if data != "" {
+			return s, "", failf(exitUsage, "leave --data out: PATH is the content", "--data belongs to a .torrent, and %s is none", arg)
+		}
+		return s, s.path, nil
+	}
+	content, err = findContent(s.torrent.Info, s.path, data)
+	return s, content, err
+}
+
+func (a *app) seed(ctx context.Context, args []string, data string) (err error) {
 	if err := a.net.check(); err != nil {
 		return err
 	}
-	s, err := parseSource(arg, false)
-	if err != nil {
-		return err
+	if a.net.active < 0 {
+		return failf(exitUsage, "such as 5; 0 for all", "--active %d: must not be negative", a.net.active)
 	}
-	content := s.path
-	switch s.kind {
-	case sourceMagnet, sourceHash:
-		return failf(exitUsage, "parley get fetches it first; --seed then goes on serving it", "%s: is no file, folder or .torrent", arg)
-	case sourceContent:
-		if data != "" {
-			return failf(exitUsage, "leave --data out: PATH is the content", "--data belongs to a .torrent, and %s is none", arg)
-		}
-	case sourceTorrent:
-		if content, err = findContent(s.torrent.Info, s.path, data); err != nil {
+	if data != "" && len(args) > 1 {
+		return failf(exitUsage, "seed each with its own --data by a command of its own", "--data belongs to one .torrent, and there are %d arguments", len(args))
+	}
+	sources, contents := make([]source, len(args)), make([]string, len(args))
+	for i, arg := range args {
+		if sources[i], contents[i], err = seedSource(arg, data); err != nil {
 			return err
 		}
 	}
@@ -89,13 +106,24 @@ func (a *app) seed(ctx context.Context, arg, data string) (err error) {
 		return err
 	}
 	defer a.closeClient(c, &err)
-	t, skipped, err := a.share(ctx, c, s, content)
-	if err != nil {
-		return interrupted(ctx, err, "nothing was served yet")
+	all := make([]served, len(args))
+	for i := range args {
+		x := &all[i]
+		if x.t, x.skipped, err = a.share(ctx, c, sources[i], contents[i]); err != nil {
+			return interrupted(ctx, err, "nothing was served yet")
+		}
+		x.events = x.t.Events(ctx) // before anybody is told where to connect to
 	}
-	events := t.Events(ctx) // before anybody is told where to connect to
-	a.announce(c, t, nil, skipped)
-	return a.keepSeeding(ctx, t, events, peers)
+	for _, x := range all {
+		a.announce(c, x.t, nil, x.skipped)
+	}
+	if len(all) == 1 {
+		return a.keepSeeding(ctx, all[0].t, all[0].events, peers)
+	}
+	for _, x := range all {
+		a.net.dial(x.t, peers)
+	}
+	return a.seedAll(ctx, all)
 }
 
 // share adds what s is, whose content lies at content, to be served from there. It returns what of a folder is not served, too.
@@ -203,7 +231,7 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []str
 	}
 }
 
-// keepSeeding dials peers and serves until ctx ends, which is the normal end, or the torrent stops, whose error it returns.
+// keepSeeding dials peers and serves until ctx ends or a goal is reached, which are the normal ends, or the torrent stops, whose error it returns.
 func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, events iter.Seq[parley.Event], peers []netip.AddrPort) error {
 	a.ui.note("serving; Ctrl-C ends")
 	start := time.Now()
@@ -213,18 +241,24 @@ func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, events iter.Se
 	defer stop()
 	log := newSessionLog(a.ui)
 	a.net.dial(t, peers)
-	err := follow(ctx, events, log.handle)
+	err := serve(ctx, events, log.handle)
 	stop()
 	m.end()
 	return a.stopped(ctx, t, err, start, log.sessions, -1)
 }
 
-// stopped ends a command that goes on until it is interrupted: in that case it says what was done, and all is well. messages is
+// stopped ends a command that goes on until it is interrupted or has served enough: in that case it says what was done, and all is well. messages is
 // negative if they are not what the command is for.
 func (a *app) stopped(ctx context.Context, t *parley.Torrent, err error, start time.Time, sessions int, messages int64) error {
-	if !errors.Is(context.Cause(ctx), context.Canceled) {
+	if !errors.Is(context.Cause(ctx), context.Canceled) && !errors.Is(err, errEnough) {
 		return err
 	}
+	a.sayStopped(t, start, sessions, messages)
+	return nil
+}
+
+// sayStopped says what was done in all.
+func (a *app) sayStopped(t *parley.Torrent, start time.Time, sessions int, messages int64) {
 	s, took := t.Stats(), time.Since(start)
 	a.ui.event(stoppedEvent{head: now("stopped"), InfoHash: t.InfoHash().String(), Seconds: took.Seconds(), Sessions: sessions,
 		Downloaded: s.Downloaded, Uploaded: s.Uploaded, Messages: max(messages, 0)})
@@ -233,7 +267,6 @@ func (a *app) stopped(ctx context.Context, t *parley.Torrent, err error, start t
 		received = ", " + plural(messages, "message") + " received"
 	}
 	a.ui.note("stopped after %s: %s sent in %s with peers%s", spanText(took), sizeText(s.Uploaded), plural(sessions, "session"), received)
-	return nil
 }
 
 // watch runs m.watch until the function it returns is called, which may be more than once.

@@ -125,6 +125,7 @@ type Stats struct {
 	CorruptPieces                int
 	WebSeeds                     int // that were not given up
 	Connecting                   int
+	SeedGoalMet                  bool
 	Err                          error
 }
 
@@ -712,7 +713,7 @@ var errRedundant = fmt.Errorf("both sides have everything: %w", peer.ErrDuplicat
 func (t *Torrent) stats() Stats {
 	now := t.cfg.Now()
 	s := Stats{State: t.state, Peers: len(t.peers), Downloaded: t.downloaded, Uploaded: t.uploaded.Load(), Wasted: t.wasted,
-		DownRate: t.down.Rate(now), UpRate: t.up.Rate(now), CorruptPieces: t.corrupt, WebSeeds: t.usableWeb(), Connecting: t.dialing, Err: t.err}
+		SeedGoalMet: t.goal.met, DownRate: t.down.Rate(now), UpRate: t.up.Rate(now), CorruptPieces: t.corrupt, WebSeeds: t.usableWeb(), Connecting: t.dialing, Err: t.err}
 	for p := range t.peers {
 		if p.seed {
 			s.Seeds++
