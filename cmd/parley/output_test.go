@@ -68,9 +68,9 @@ func TestTexts(t *testing.T) {
 		{plural(1, "peer"), "1 peer"}, {plural(0, "peer"), "0 peers"},
 		{shellQuote("a&b'c", false), `'a&b'\''c'`}, {shellQuote(`a&"b`, true), `"a&\"b"`},
 		{fmt.Sprint(percent(999, 1000), percent(1000, 1000), percent(0, 0)), "99 100 100"},
-		{downloadText(parley.Stats{State: parley.StateDownloading, TotalBytes: 3 << 20, HaveBytes: 1 << 20, DownRate: 1 << 20, Peers: 1, Pieces: 12, HavePieces: 4}),
+		{downloadText(parley.Stats{State: parley.StateDownloading, WantedBytes: 3 << 20, WantedHave: 1 << 20, DownRate: 1 << 20, Peers: 1, Pieces: 12, HavePieces: 4}),
 			"1.0 MiB/s, ETA 2.0 s, 1 peer, 4/12 pieces"},
-		{downloadText(parley.Stats{State: parley.StateDownloading, TotalBytes: 3, Pieces: 1}), "0 B/s, ETA -, 0 peers, 0/1 pieces"},
+		{downloadText(parley.Stats{State: parley.StateDownloading, WantedBytes: 3, Pieces: 1}), "0 B/s, ETA -, 0 peers, 0/1 pieces"},
 		{downloadText(parley.Stats{Peers: 2}), "waiting for metadata, 2 peers"},
 	} {
 		if tt.got != tt.want {
