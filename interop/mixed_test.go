@@ -19,6 +19,7 @@ import (
 // TestMixedSwarm: four clients that others wrote and two of ours, of which nobody has everything: each begins with every sixth piece of a file, and together they
 // have one copy. A tracker of ours tells them of each other. In the end each has everything.
 func TestMixedSwarm(t *testing.T) {
+	t.Parallel()
 	c := single
 	whole, err := os.ReadFile(c.path(t))
 	if err != nil {
