@@ -22,7 +22,8 @@ type mark struct {
 // half is one direction of a connection. All waiting is done on cond, never on the mutex, which is what lets a synctest bubble
 // see that nobody runs.
 type half struct {
-	link Link
+	link     Link
+	up, down *pacer // of the hosts at the two ends; nil without limits
 
 	mu   sync.Mutex
 	cond *sync.Cond
@@ -114,6 +115,9 @@ func (h *half) read(p []byte) (n int, cut bool, err error) {
 		}
 		ready, next := h.arrived(now)
 		if ready > 0 {
+			ready, next = h.down.most(now, ready)
+		}
+		if ready > 0 {
 			n = min(ready, len(p))
 			if h.link.Split > 0 {
 				n = min(n, 1+h.rng.IntN(h.link.Split))
@@ -121,6 +125,7 @@ func (h *half) read(p []byte) (n int, cut bool, err error) {
 			if h.cutAt > 0 {
 				n = int(min(int64(n), h.cutAt-h.delivered))
 			}
+			h.down.take(now, n)
 			copy(p, h.buf[h.head:h.head+n])
 			h.take(n)
 			h.delivered += int64(n)
@@ -160,7 +165,7 @@ func (h *half) put(now time.Time, p []byte) {
 		h.marks, h.markHead = h.marks[:copy(h.marks, h.marks[h.markHead:])], 0
 	}
 	h.buf = append(h.buf, p...)
-	if h.link.Rate <= 0 && h.link.Latency <= 0 {
+	if h.link.Rate <= 0 && h.link.Latency <= 0 && (h.up == nil || h.up.rate <= 0) {
 		h.mark(len(p), time.Time{})
 		return
 	}
@@ -170,6 +175,9 @@ func (h *half) put(now time.Time, p []byte) {
 	for len(p) > 0 {
 		k := min(len(p), segmentBytes)
 		h.linkFree = h.linkFree.Add(h.link.sendTime(k))
+		if at := h.up.take(now, k); h.linkFree.Before(at) {
+			h.linkFree = at
+		}
 		h.mark(k, h.linkFree.Add(h.link.Latency))
 		p = p[k:]
 	}

@@ -35,6 +35,7 @@ type Network struct {
 
 	mu        sync.Mutex
 	links     map[pair]Link
+	hosts     map[netip.Addr]*hostLink
 	listeners map[netip.AddrPort]*listener
 	conns     map[*Conn]struct{} // ends that are not closed
 	dials     map[[2]netip.Addr]uint64
@@ -131,6 +132,7 @@ func (n *Network) dial(ctx context.Context, from, to netip.AddrPort) (*Conn, err
 	if from.Port() == 0 {
 		from = netip.AddrPortFrom(from.Addr(), n.port(from.Addr()))
 	}
+	source, target := n.hosts[from.Addr()], n.hosts[to.Addr()]
 	way := [2]netip.Addr{from.Addr(), to.Addr()}
 	nth := n.dials[way]
 	n.dials[way]++
@@ -146,6 +148,12 @@ func (n *Network) dial(ctx context.Context, from, to netip.AddrPort) (*Conn, err
 		return nil, cmp.Or(sleep(ctx, link.Latency), error(syscall.ECONNREFUSED))
 	}
 	a, b := pipe(n.seedOf(way, nth), link, from, to)
+	if source != nil {
+		a.out.up, a.in.down = &source.up, &source.down
+	}
+	if target != nil {
+		b.out.up, b.in.down = &target.up, &target.down
+	}
 	n.add(a)
 	n.add(b)
 	if err := l.offer(ctx, b); err != nil {

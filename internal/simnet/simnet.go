@@ -1,7 +1,7 @@
 // Package simnet is a simulated network of stream connections for tests: bandwidth, latency, bounded buffers, reads split at random,
 // and connections that are cut. It decides how bytes travel and nothing about what they mean.
 //
-//	Write ──► buffer of Link.Buffer bytes ──► Link.Rate ──► Link.Latency ──► Read (1..Link.Split bytes at a time)
+//	Write ──► buffer of Link.Buffer bytes ──► Link.Rate, Host.Up ──► Link.Latency ──► Host.Down ──► Read (1..Link.Split bytes at a time)
 //
 // It works on the ordinary clock as well as in a testing/synctest bubble, where hours pass at once: nobody who waits here
 // waits on a mutex. A [Network] or pipe used in a bubble must have been made in that bubble.
