@@ -49,8 +49,9 @@ func (p *Picker) Pick(dst []bt.Block, peer PeerKey, has *bitfield.Set, n int) []
 	}
 	if len(dst) < end && st.endSeen != p.endMoves && p.endgame() {
 		end = min(end, len(dst)+p.opts.EndgameDepth-len(st.reqs))
-		dst = p.share(dst, end, peer, st, has, p.open)
-		if len(dst) < end {
+		var spared bool
+		dst, spared = p.share(dst, end, peer, st, has, p.open, p.opts.Redundant)
+		if len(dst) < end && !spared {
 			st.endSeen = p.endMoves
 		}
 	}
@@ -83,7 +84,7 @@ func (p *Picker) PickAllowed(dst []bt.Block, peer PeerKey, has *bitfield.Set, al
 		end = min(end, len(dst)+p.opts.EndgameDepth-len(st.reqs))
 		for k, i := range allowed {
 			if op := p.byIndex[i]; op != nil && op.openAt >= 0 && !slices.Contains(allowed[:k], i) {
-				dst = p.share(dst, end, peer, st, has, p.open[op.openAt:op.openAt+1])
+				dst, _ = p.share(dst, end, peer, st, has, p.open[op.openAt:op.openAt+1], p.opts.Redundant)
 			}
 		}
 	}
@@ -358,6 +359,9 @@ func (p *Picker) findKnown(l *level, kn *known, has *bitfield.Set) (best bt.Piec
 	return best, found
 }
 
+// Endgame reports whether every block that some peer has was asked for.
+func (p *Picker) Endgame() bool { return p.missing > 0 && p.endgame() }
+
 // endgame reports whether every block that some peer has was asked for. Pieces that nobody has do not count:
 // they would keep a swarm without seeds from ever finishing what it can.
 func (p *Picker) endgame() bool {
@@ -383,11 +387,13 @@ func (p *Picker) endgame() bool {
 
 // share appends blocks of the given open pieces that others were asked for, until dst is end long. Blocks
 // that one peer owes come before those that two do; within a piece the last ones first, which are likely to
-// be the last to arrive.
-func (p *Picker) share(dst []bt.Block, end int, peer PeerKey, st *peerState, has *bitfield.Set, from []*openPiece) []bt.Block {
+// be the last to arrive. Those are left out that redundant says of one who owes them; spared reports whether there were any.
+func (p *Picker) share(dst []bt.Block, end int, peer PeerKey, st *peerState, has *bitfield.Set, from []*openPiece,
+	redundant func(peer, owner PeerKey) bool) (_ []bt.Block, spared bool) {
 	if len(dst) >= end || len(from) == 0 {
-		return dst
+		return dst, false
 	}
+	soon := func(owner PeerKey) bool { return redundant(peer, owner) }
 	first := p.rng.IntN(len(from))
 	for owed := uint8(1); owed < maxRequesters; owed++ {
 		for k := range from {
@@ -400,15 +406,19 @@ func (p *Picker) share(dst []bt.Block, end int, peer PeerKey, st *peerState, has
 				if bl.received || bl.n != owed || bl.owedBy(peer) >= 0 {
 					continue
 				}
+				if redundant != nil && slices.ContainsFunc(bl.who[:bl.n], soon) {
+					spared = true
+					continue
+				}
 				bl.who[bl.n] = peer
 				bl.n++
 				st.reqs = append(st.reqs, ref(op.index, n))
 				dst = append(dst, p.geom.Block(op.index, n))
 				if len(dst) >= end {
-					return dst
+					return dst, spared
 				}
 			}
 		}
 	}
-	return dst
+	return dst, spared
 }

@@ -56,6 +56,9 @@ type Options struct {
 	// RandomFirst is how many pieces are chosen at random before rarest first begins, so that there is soon
 	// something to offer. 0 means 4; negative means none.
 	RandomFirst int
+	// Redundant, if set, reports that there is no point in asking peer too, in the endgame, for a block that owner was asked for and is about to deliver. It is asked anew
+	// with every Pick.
+	Redundant func(peer, owner PeerKey) bool
 	// EndgameDepth is up to how many outstanding requests a peer is filled with blocks that others were asked
 	// for too: the bound on what the endgame wastes per peer. 0 or less means 16.
 	EndgameDepth int

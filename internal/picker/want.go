@@ -185,10 +185,10 @@ func (p *Picker) SetUrgent(pieces, rushed []bt.PieceIndex) {
 func (p *Picker) takeUrgent(dst []bt.Block, end int, peer PeerKey, st *peerState, has *bitfield.Set) []bt.Block {
 	for _, i := range p.rushed {
 		op := p.byIndex[i]
-		if op == nil || op.openAt < 0 || op.unasked > 0 {
+		if op == nil || op.openAt < 0 || op.unasked > 0 || op.closedTo(peer) {
 			continue
 		}
-		dst = p.share(dst, min(end, len(dst)+p.opts.EndgameDepth), peer, st, has, p.open[op.openAt:op.openAt+1])
+		dst, _ = p.share(dst, min(end, len(dst)+p.opts.EndgameDepth), peer, st, has, p.open[op.openAt:op.openAt+1], nil)
 	}
 	for _, i := range p.urgent {
 		if len(dst) >= end {

@@ -22,8 +22,11 @@ import (
 )
 
 const (
-	// MinDepth is the fewest requests kept in flight, unless the peer allows fewer still.
-	MinDepth = 4
+	// MinDepth is the fewest requests kept in flight, unless the peer allows fewer still: one that is on its way and one behind it. What a slow peer owes
+	// beyond that keeps others waiting, or comes twice.
+	MinDepth = 2
+	// StartDepth is how many are in flight before anything has arrived.
+	StartDepth = 4
 	// MaxDepth is the most requests kept in flight, 8 MiB of blocks, whatever the peer allows.
 	MaxDepth = 500
 	// DefaultReqq is what a peer is taken to allow that does not say: what BEP 10 names as usual.
@@ -82,7 +85,12 @@ func (p *Pipeline) clamp(depth int) int {
 }
 
 // Depth returns how many requests should be in flight now.
-func (p *Pipeline) Depth() int { return p.clamp(p.depth) }
+func (p *Pipeline) Depth() int {
+	if !p.delivered {
+		return p.clamp(max(p.depth, StartDepth))
+	}
+	return p.clamp(p.depth)
+}
 
 // Outstanding returns how many are.
 func (p *Pipeline) Outstanding() int { return p.outstanding }
@@ -108,6 +116,10 @@ func (p *Pipeline) Sent(now time.Time, n int) {
 		if !p.emptied.IsZero() && now.Sub(p.emptied) >= idleRestart {
 			p.restart()
 		}
+	}
+	if !p.delivered { // the first block's way counts, lest a slow peer look fast
+		p.meter.Window = rateWindow
+		p.meter.Add(now, 0)
 	}
 	if p.probeLeft == 0 {
 		p.probeAt, p.probeLeft = now, p.outstanding+1
@@ -142,8 +154,10 @@ func (p *Pipeline) Arrived(now time.Time, n int) {
 	trip := min(p.minTrip, maxTrip)
 	byRate := int(p.meter.Rate(now)*(trip+margin).Seconds()/bt.BlockBytes) + MinDepth
 	if !p.steady {
-		grown := p.clamp(max(p.depth, MinDepth) + growth)
-		if now.Sub(p.first) < startAtMost+trip || grown < byRate {
+		grown := p.clamp(max(p.depth, StartDepth) + growth)
+		if p.minTrip > maxTrip {
+			// Nothing is gained by more requests: they wait at the peer.
+		} else if now.Sub(p.first) < startAtMost+trip || grown < byRate {
 			p.depth = grown
 			return
 		}
@@ -167,6 +181,27 @@ func (p *Pipeline) less(now time.Time, n int) {
 		p.emptied = now
 		p.probeLeft = 0
 	}
+}
+
+// Due returns when all that is in flight, and more blocks behind it, should have arrived at the rate of late, from now on; false if nothing arrived of late.
+func (p *Pipeline) Due(now time.Time, more int) (time.Duration, bool) {
+	rate := p.meter.Rate(now)
+	if rate < 1 {
+		return 0, false
+	}
+	due := time.Duration(float64(p.outstanding+more) * bt.BlockBytes / rate * float64(time.Second))
+	if more > 0 {
+		due = max(due, min(p.minTrip, maxTrip))
+	}
+	return due, true
+}
+
+// Silence returns for how long the peer has owed us something without delivering anything.
+func (p *Pipeline) Silence(now time.Time) time.Duration {
+	if p.outstanding == 0 {
+		return 0
+	}
+	return now.Sub(p.waiting)
 }
 
 // Rate returns how fast blocks arrive, bytes per second averaged over some seconds.

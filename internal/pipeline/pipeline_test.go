@@ -137,13 +137,13 @@ func TestLimits(t *testing.T) {
 		reqq        int
 		first, last int
 	}{
-		{"said nothing", 0, MinDepth, DefaultReqq},
-		{"nonsense", -5, MinDepth, DefaultReqq},
+		{"said nothing", 0, StartDepth, DefaultReqq},
+		{"nonsense", -5, StartDepth, DefaultReqq},
 		{"less than the floor", 2, 2, 2},
 		{"floor", 4, 4, 4},
-		{"small", 50, MinDepth, 50},
-		{"ours", 500, MinDepth, 500},
-		{"more than ours", 1 << 30, MinDepth, 500},
+		{"small", 50, StartDepth, 50},
+		{"ours", 500, StartDepth, 500},
+		{"more than ours", 1 << 30, StartDepth, 500},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := &Pipeline{}
@@ -159,15 +159,15 @@ func TestLimits(t *testing.T) {
 				t.Errorf("depth up to %d, want %d", most, tt.last)
 			}
 			p.SetLimit(3)
-			if p.Depth() != 3 || p.Room() != max(0, 3-p.Outstanding()) {
+			if p.Depth() != min(tt.last, 3) || p.Room() != max(0, p.Depth()-p.Outstanding()) {
 				t.Errorf("depth %d and room for %d after the limit fell to 3", p.Depth(), p.Room())
 			}
 		})
 	}
 	t.Run("never set", func(t *testing.T) {
 		var p Pipeline
-		if p.Depth() != MinDepth || p.Room() != MinDepth {
-			t.Errorf("depth %d, room %d, want %d", p.Depth(), p.Room(), MinDepth)
+		if p.Depth() != StartDepth || p.Room() != StartDepth {
+			t.Errorf("depth %d, room %d, want %d", p.Depth(), p.Room(), StartDepth)
 		}
 	})
 }
@@ -234,8 +234,8 @@ func TestRestart(t *testing.T) {
 	}
 	p.Dropped(epoch.Add(6*time.Second), 1)
 	p.Sent(epoch.Add(60*time.Second), 1)
-	if p.Depth() != MinDepth {
-		t.Errorf("depth %d after a long pause, want %d", p.Depth(), MinDepth)
+	if p.Depth() != StartDepth {
+		t.Errorf("depth %d after a long pause, want %d", p.Depth(), StartDepth)
 	}
 }
 
@@ -300,5 +300,31 @@ func BenchmarkArrived(b *testing.B) {
 		p.Sent(now, p.Room())
 		now = now.Add(time.Millisecond)
 		p.Arrived(now, bt.BlockBytes)
+	}
+}
+
+// TestSlowPeer: a peer that takes seconds for a block owes two, from the first one on, and what it owes is due when it says.
+func TestSlowPeer(t *testing.T) {
+	p := &Pipeline{}
+	if _, known := p.Due(epoch, 0); known || p.Silence(epoch) != 0 {
+		t.Error("something is known of a peer that was asked for nothing")
+	}
+	most := 0
+	run(p, &link{trip: 50 * time.Millisecond, bandwidth: 4 << 10}, 0, time.Minute, func(_ time.Duration, arrived int) {
+		if arrived > 4 {
+			most = max(most, p.Depth(), p.Outstanding())
+		}
+	})
+	if most > MinDepth+1 {
+		t.Errorf("up to %d in flight, want at most %d", most, MinDepth+1)
+	}
+	now := epoch.Add(time.Minute)
+	one, known := p.Due(now, 0)
+	two, _ := p.Due(now, p.Outstanding())
+	if !known || (two-2*one).Abs() > time.Microsecond || one < 2*time.Second || one > time.Minute {
+		t.Errorf("%d blocks are due in %v, twice as many in %v", p.Outstanding(), one, two)
+	}
+	if s := p.Silence(now.Add(time.Second)); s < time.Second || s > 6*time.Second {
+		t.Errorf("silent for %v", s)
 	}
 }

@@ -679,7 +679,7 @@ func (t *Torrent) tickPeer(p *Peer, now time.Time) {
 		t.sendExchange(p, now)
 	}
 	t.excusePaused(p, now)
-	if t.picker != nil && p.pipe.Snubbed(now) {
+	if t.picker != nil && (p.pipe.Snubbed(now) || t.keepsAll(p, now)) {
 		// What it owes is asked of others; if it comes after all it is welcome.
 		n := t.picker.ReleaseAll(p.key)
 		p.pipe.Dropped(now, n)

@@ -182,7 +182,7 @@ func (t *Torrent) countPiece(k bt.PieceIndex, by int64) {
 // newPicker makes the picker of a torrent of which not everything is here. The caller adds the peers.
 func (t *Torrent) newPicker() {
 	t.picker = picker.New(t.geom, t.have, t.rng, picker.Options{MaxOpen: max(2, t.cfg.BufferBytes/2/int(t.geom.PieceBytes)), Padding: paddingOf(t.info),
-		Sequential: t.cfg.Sequential})
+		Sequential: t.cfg.Sequential, Redundant: t.redundant})
 	if prio := t.piecePriorities(); prio != nil {
 		t.picker.SetPriorities(nil, prio)
 	}
