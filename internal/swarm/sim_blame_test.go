@@ -53,7 +53,7 @@ func TestCorrupterAmongFour(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			var total blameResult
-			seeds := simSeeds(t)
+			seeds := simSeeds(t, 5)
 			for s := range seeds {
 				synctest.Test(t, func(t *testing.T) { total.add(c.run(t, 1000+s)) })
 				if t.Failed() {
