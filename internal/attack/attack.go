@@ -104,7 +104,7 @@ type Attacker struct {
 
 // NewAttacker returns the attacker at nc.
 func NewAttacker(p *rawpeer.Peer, s Scene, id bt.PeerID) *Attacker {
-	a := &Attacker{Scene: s, ID: id, Patience: 20 * time.Second}
+	a := &Attacker{Scene: s, ID: id, Patience: Patience * 2 / 3}
 	a.Peer = p
 	a.Peer.Conn = &counted{Conn: p.Conn, n: &a.sent}
 	return a

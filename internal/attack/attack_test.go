@@ -34,7 +34,6 @@ func TestMain(m *testing.M) {
 const (
 	pieceBytes = 64 << 10
 	numPieces  = 131 // not a multiple of 8: a bitfield has spare bits
-	patience   = 30 * time.Second
 	// memoryBound is by how much what is alive in the heap may grow under an attack by four at once: each may take a frame of 1 MiB that is incomplete, 1 MiB
 	// of messages that wait, and buffers of 256 KiB while something is read or written; the inbox of the torrent holds batches. The honest peer, which keeps
 	// the content in memory, and the attackers live in the same process.
@@ -135,7 +134,7 @@ func (f *field) leech(t *testing.T, c *parley.Client, magnet bool, peers ...neti
 }
 
 func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*attack.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }

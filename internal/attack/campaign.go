@@ -23,8 +23,14 @@ const Attackers = 4
 // rounds is how often each attacker comes back while the honest peer is served.
 const rounds = 8
 
-// patience bounds every wait that ends at once if all is well.
-const patience = 30 * time.Second
+// Patience bounds every wait that ends at once if all is well: 30 s, unless PARLEY_ATTACK_PATIENCE says otherwise, since what is broken on purpose need not
+// be waited for.
+var Patience = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("PARLEY_ATTACK_PATIENCE")); err == nil && d > 0 {
+		return d
+	}
+	return 30 * time.Second
+}()
 
 // A Stage is where an attack takes place.
 type Stage interface {
@@ -157,7 +163,7 @@ func (c *Campaign) session(t testing.TB, n, round int, begun func(), must bool) 
 	}
 	switch c.Outcome {
 	case Ended:
-		within := patience
+		within := Patience
 		if c.Slow {
 			within = 2 * c.Within // what is too long is told below
 		}
@@ -197,7 +203,7 @@ func (c *Campaign) session(t testing.TB, n, round int, begun func(), must bool) 
 		case <-pong:
 		case <-over:
 			return c.endedEarly(local)
-		case <-time.After(patience):
+		case <-time.After(Patience):
 			end()
 			return errors.New("the session stands, and a ping is not answered")
 		}

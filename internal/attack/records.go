@@ -68,7 +68,7 @@ var errNoReason = errors.New("a normal end")
 
 // Reason returns why the client ended its connection with addr. It takes a moment until that is known.
 func (r *Records) Reason(addr net.Addr) (error, bool) {
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
 		r.mu.Lock()
 		err, ok := r.ended[addr.String()]
 		r.mu.Unlock()

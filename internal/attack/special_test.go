@@ -122,7 +122,7 @@ func (s *siege) greeted(t *testing.T, n int, id bt.PeerID) *attack.Attacker {
 
 // stands reports whether a session stands: it answers.
 func stands(a *attack.Attacker) bool {
-	if a == nil || a.Ping() != nil || a.SetReadDeadline(time.Now().Add(patience)) != nil {
+	if a == nil || a.Ping() != nil || a.SetReadDeadline(time.Now().Add(attack.Patience)) != nil {
 		return false
 	}
 	return a.Until(attack.IsPong) == nil
@@ -285,7 +285,7 @@ func escape(t *testing.T, s *siege, path []string, single bool) (refused bool) {
 			return false
 		})
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), attack.Patience)
 	defer cancel()
 	err = tor.WaitComplete(ctx)
 	if err != nil && ctx.Err() != nil {

@@ -1,0 +1,153 @@
+package attack_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parley-bt/parley/internal/attack"
+)
+
+// mutant is the program without one check, and the attack that must then get through.
+type mutant struct {
+	file     string // below the module
+	old, new string // old stands there once
+	attack   string
+	slow     bool // the attack is one of the simulated network, in internal/swarm
+}
+
+var mutants = []mutant{
+	{file: "peer/machine.go", old: "n > limit {\n\t\t\t\treturn Event{}, false, m.tooLarge(", new: "n > limit && kind != wire.KindPiece {\n\t\t\t\treturn Event{}, false, m.tooLarge(",
+		attack: "a block larger than any asked for"},
+	{file: "peer/legal.go", old: "\t\treturn wire.MaxEarlyBitfield\n", new: "\t\treturn 1 << 30\n", attack: "a bitfield of 2 MiB + 1 before the metadata"},
+	{file: "bitfield/bitfield.go", old: "if n%8 != 0 && wire[len(wire)-1]<<(n%8) != 0 {", new: "if false {", attack: "a bitfield with spare bits"},
+	{file: "peer/phase_open.go", old: "if m.geom.Known() && int64(i) >= int64(m.geom.NumPieces()) {", new: "if m.geom.Known() && int64(i) > int64(m.geom.NumPieces()) {",
+		attack: "suggestions and allowances out of range"},
+	{file: "peer/phase_open.go", old: "if m.geom.Known() && !m.geom.Contains(b) {", new: "if false {", attack: "a request beyond the last piece"},
+	{file: "peer/phase_open.go", old: "if m.amChoking || !m.geom.Known()", new: "if !m.geom.Known()", attack: "requests while choked"},
+	{file: "peer/phase_open.go", old: "m.quietFrames > wire.MaxIdleFrames {", new: "false {", attack: "keep-alives without end"},
+	{file: "peer/phase_open.go", old: "m.answerBytes > wire.MaxControlBacklog {", new: "false {", attack: "requests while choked, unread"},
+	{file: "peer/phase_open.go", old: "m.exchangesIn > wire.MaxExchanges {", new: "false {", attack: "exchanges without end"},
+	{file: "peer/phase_open.go", old: "if uint32(len(e.Payload)) >= limit {", new: "if false {", attack: "a message too large"},
+	{file: "peer/machine.go", old: "if m.peerID == m.cfg.PeerID {", new: "if false {", attack: "hello with the client's own peer ID"},
+	{file: "wire/classic/frame.go", old: "if len(p) != 2 {", new: "if len(p) < 2 {", attack: "one byte too many under every sized id"},
+	{file: "internal/swarm/pieces.go", old: "p.unwanted > unwantedLimit {", new: "false {", attack: "unrequested blocks"},
+	{file: "internal/swarm/blame.go", old: "if t.corrupt&(t.corrupt-1) == 0 {", new: "if true {", attack: "corrupt blocks"},
+	{file: "internal/swarm/metadata.go", old: "\tif !right {\n", new: "\tif !right {\n\t\tt.refuseMetadata(p)\n\t\treturn\n", attack: "poisoned metadata"},
+	{file: "internal/messaging/peer.go", old: "for p.used.Load() > int64(p.hub.o.QueueBytes) &&", new: "for false &&", attack: "messages for a slow handler"},
+	{file: "internal/swarm/duplicate.go", old: "\tif !sameAddr {\n", new: "\tif !sameAddr {\n\t\treturn keepNew\n", attack: "a stranger with the peer ID of somebody who is connected"},
+	{file: "internal/swarm/dial.go", old: "\treturn t.cfg.MaxPerAddress\n", new: "\treturn 0\n", attack: "a hundred sessions from one address"},
+	{file: "internal/dialguard/targets.go", old: "len(dials) < DialsPerTarget", new: "len(dials) < 1000", attack: "peer exchange that names one host on 50 ports, again and again"},
+	{file: "internal/resume/resume.go", old: "case sha256.Sum256(b[:n-sha256.Size]) != [sha256.Size]byte(b[n-sha256.Size:n]):", new: "case false:",
+		attack: "resume data with every byte changed, cut short, or of another torrent"},
+	{file: "peer/timers.go", old: "if late || m.awaitsFirstAnswer()", new: "if m.awaitsFirstAnswer()", attack: "nothing at all", slow: true},
+	{file: "peer/timers.go", old: "if !now.Before(m.lastRecv.Add(IdleTimeout)) {", new: "if false {", attack: "nothing after the hello", slow: true},
+	{file: "peer/timers.go", old: "if len(m.partial) > 0 && !now.Before(m.partialSince.Add(FrameTimeout)) {", new: "if false {", attack: "a frame of 1 MiB, a byte a minute", slow: true},
+	{file: "internal/peerconn/conn.go", old: "if !c.writeSince.IsZero() && !now.Before(c.writeSince.Add(writeStall)) {", new: "if false {", attack: "500 requests and then no reading", slow: true},
+	{file: "internal/swarm/metadata.go", old: "case f.active && now.Sub(f.last) > metaPatience:", new: "case false:", attack: "metadata of 32 MiB, and silence", slow: true},
+}
+
+const moduleRoot = "../.."
+
+// mutated returns the file without the check.
+func (m mutant) mutated(t *testing.T) []byte {
+	t.Helper()
+	src, err := os.ReadFile(filepath.Join(moduleRoot, filepath.FromSlash(m.file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(src, []byte(m.old)); n != 1 {
+		t.Fatalf("%s: %q stands there %d times, want once: a check that moved takes its entry in mutants along", m.file, m.old, n)
+	}
+	return bytes.Replace(src, []byte(m.old), []byte(m.new), 1)
+}
+
+// Every mutant is of code that is there, and every attack it names exists.
+func TestMutantsApply(t *testing.T) {
+	known := map[string]bool{}
+	for _, at := range attack.All() {
+		known[at.Name] = true
+	}
+	for _, s := range specials {
+		known[s.name] = true
+	}
+	for _, m := range mutants {
+		m.mutated(t)
+		if !known[m.attack] {
+			t.Errorf("there is no attack %q", m.attack)
+		}
+	}
+}
+
+// Without its check the program must fail the test of the attack: that is what shows that the test can. PARLEY_MUTANTS says which are tried, as a regular
+// expression on the attack's name; each takes a build of what depends on the file.
+func TestMutants(t *testing.T) {
+	pattern := os.Getenv("PARLEY_MUTANTS")
+	if pattern == "" {
+		t.Skip(`"make mutants" runs them`)
+	}
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := filepath.Abs(moduleRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mutants {
+		if !re.MatchString(m.attack) {
+			continue
+		}
+		t.Run(m.attack, func(t *testing.T) {
+			dir := t.TempDir()
+			changed := filepath.Join(dir, "changed.go")
+			if err := os.WriteFile(changed, m.mutated(t), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			overlay, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(root, filepath.FromSlash(m.file)): changed}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			list := filepath.Join(dir, "overlay.json")
+			if err := os.WriteFile(list, overlay, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			pkg, test := "./internal/attack", "TestAttacks"
+			if m.slow {
+				pkg, test = "./internal/swarm", "TestSlowAttacks"
+			}
+			name := strings.ReplaceAll(m.attack, " ", "_")
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "-timeout=4m", "-overlay="+list, "-run=^"+test+"$/^"+regexp.QuoteMeta(name)+"$", pkg)
+			cmd.Dir = root
+			cmd.Env = append(os.Environ(), "PARLEY_MUTANTS=", "PARLEY_ATTACK_PATIENCE=4s")
+			out, err := cmd.CombinedOutput()
+			switch {
+			case err == nil:
+				t.Errorf("%s without %q: the attack gets through, and its test does not notice", m.file, m.old)
+			case !bytes.Contains(out, []byte("--- FAIL: "+test+"/"+name)) && !bytes.Contains(out, []byte("panic: ")):
+				t.Errorf("the test did not run: %v\n%s", err, out)
+			default:
+				t.Logf("killed: %s", firstComplaint(out))
+			}
+		})
+	}
+}
+
+// firstComplaint returns the line of a failing test that says why.
+func firstComplaint(out []byte) string {
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, "_test.go:") || strings.Contains(line, "campaign.go:") || strings.HasPrefix(line, "panic: ") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return "see the test"
+}
