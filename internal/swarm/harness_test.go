@@ -33,6 +33,8 @@ type world struct {
 	rng     *rand.Rand
 	info    *metainfo.Info
 	ih      bt.InfoHash
+	v2      metainfo.InfoHashV2 // zero in a v1 torrent; see newWorldV2
+	layers  map[[metainfo.TreeHashBytes]byte][]byte
 	content []byte
 	hosts   byte
 }
@@ -100,7 +102,8 @@ type node struct {
 	ln     net.Listener
 	stop   chan struct{}
 	closed bool
-	later  []func() // once the torrent runs
+	only   bt.InfoHash // if set, no other is answered to
+	later  []func()    // once the torrent runs
 
 	refused func(netip.AddrPort, error) // if set, is told of connections that never had a session
 
@@ -118,7 +121,7 @@ type dial struct {
 var _ peerconn.Host = (*node)(nil)
 
 func (n *node) Accept(c *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.Local, error) {
-	if ih != n.w.ih {
+	if ih != n.w.ih && (n.w.v2.IsZero() || ih != n.w.v2.Truncated()) || n.only != (bt.InfoHash{}) && ih != n.only {
 		return nil, peer.Local{}, peer.ErrUnknownTorrent
 	}
 	return n.tor.NewIncoming(c, func() {})
@@ -139,7 +142,7 @@ func seeding(n *node, cfg *Config) {
 }
 
 // magnet takes the metadata away from a node.
-func magnet(_ *node, cfg *Config) { cfg.Info = nil }
+func magnet(_ *node, cfg *Config) { cfg.Info, cfg.Layers = nil, nil }
 
 // start runs a node. The test's end closes it.
 func (w *world) start(options ...func(*node, *Config)) *node {
@@ -150,7 +153,7 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 	n.store = storage.NewMemory(w.info.Geometry)
 	n.hub = messaging.NewHub(messaging.Options{QueueBytes: 1 << 20, HandlerTimeout: time.Minute, Logger: log, Changed: func() { n.tor.Announce() }})
 	n.conn = peerconn.Options{Host: n, Timers: timers, Group: &n.conns, SendQueueBytes: 1 << 20, Now: time.Now}
-	cfg := Config{InfoHash: w.ih, PeerID: peerID(n.addr), ClientName: "test", ListenPort: n.addr.Port(), Log: log, Conn: &n.conn, Now: time.Now,
+	cfg := Config{InfoHash: w.ih, InfoHashV2: w.v2, Layers: w.layers, PeerID: peerID(n.addr), ClientName: "test", ListenPort: n.addr.Port(), Log: log, Conn: &n.conn, Now: time.Now,
 		MaxPeers: 200, UploadSlots: 8, BufferBytes: 8 << 20, Info: w.info, Types: n.hub,
 		Open: func(*metainfo.Info) (storage.Storage, error) { return n.store, nil },
 		Dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
