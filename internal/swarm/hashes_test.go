@@ -416,6 +416,7 @@ func ask(p *rawpeer.Peer, s wire.HashSpan) (h wire.Hashes, err error) {
 // rawV2 connects a peer that speaks of the torrent in its v2 form.
 func (w *world) rawV2(to *node) *rawpeer.Peer {
 	w.t.Helper()
+	synctest.Wait() // until what it has is verified
 	from := w.addr()
 	nc, err := w.net.Dial(context.Background(), netip.AddrPortFrom(from.Addr(), 0), to.addr)
 	if err != nil {
