@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/internal/dialguard"
+	"github.com/parley-bt/parley/internal/messaging"
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/pipeline"
 	"github.com/parley-bt/parley/internal/rawpeer"
@@ -147,7 +148,6 @@ func TestPEXMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 10*piece, piece, slow)
 		n := w.start()
-		seed := w.start(seeding, with(func(cfg *Config) { cfg.NoPEX = true }))
 		at := make(chan *rawpeer.Peer, 1)
 		reachable := w.listenRaw(func(p *rawpeer.Peer) { at <- p; staying(p) })
 		n.tor.AddPeers(reachable)
@@ -158,26 +158,28 @@ func TestPEXMessages(t *testing.T) {
 		}
 		go staying(listener)
 		go staying(w.raw(n)) // does not
-		_ = seed
 		time.Sleep(time.Second)
 		p := w.raw(n)
 		if err := p.Exchange(ltep.Exchange{M: []ltep.Entry{{Name: ltep.NamePEX, ID: 9}}, Port: 5555}); err != nil {
 			t.Fatal(err)
 		}
-		var got ltep.PEX
-		err := p.Until(func(m wire.Message) bool {
-			if e, ok := m.(*wire.Extended); ok && e.ID == 9 {
-				var err error
-				if got, err = ltep.ParsePEX(e.Payload); err != nil {
-					t.Error(err)
+		next := func() (got ltep.PEX) {
+			t.Helper()
+			if err := p.Until(func(m wire.Message) bool {
+				if e, ok := m.(*wire.Extended); ok && e.ID == 9 {
+					var err error
+					if got, err = ltep.ParsePEX(e.Payload); err != nil {
+						t.Error(err)
+					}
+					return true
 				}
-				return true
+				return false
+			}); err != nil {
+				t.Fatal(err)
 			}
-			return false
-		})
-		if err != nil {
-			t.Fatal(err)
+			return got
 		}
+		got, at1 := next(), time.Now()
 		want := map[netip.AddrPort]ltep.PEXFlags{reachable: ltep.PEXReachable, netip.AddrPortFrom(listener.LocalAddr().(interface{ AddrPort() netip.AddrPort }).AddrPort().Addr(), 7777): 0}
 		if len(got.Added) != len(want) {
 			t.Fatalf("told of %v, want %v", got.Added, want)
@@ -186,6 +188,12 @@ func TestPEXMessages(t *testing.T) {
 			if f, ok := want[a.Addr]; !ok || f != a.Flags {
 				t.Errorf("told of %v, want one of %v", a, want)
 			}
+		}
+		// Who leaves is told, a minute later.
+		listener.Close()
+		got = next()
+		if d := time.Since(at1); d < time.Minute-time.Second || len(got.Added) != 0 || len(got.Dropped) != 1 || got.Dropped[0].Port() != 7777 {
+			t.Errorf("after %v told of %+v, want the one that left", d, got)
 		}
 	})
 }
@@ -213,7 +221,11 @@ func TestPrivate(t *testing.T) {
 		if err := p.Exchange(ltep.Exchange{M: []ltep.Entry{{Name: ltep.NamePEX, ID: 9}}}); err != nil {
 			t.Fatal(err)
 		}
-		go staying(w.raw(n)) // somebody to tell of
+		other := w.raw(n) // somebody to tell of
+		if err := other.Exchange(ltep.Exchange{Port: 7777}); err != nil {
+			t.Fatal(err)
+		}
+		go staying(other)
 		n.tor.AddPeers(w.start(seeding).addr)
 		tell(t, p, w.addr())
 		for o, want := range map[dialguard.Origin]int{dialguard.Peer: 0, dialguard.DHT: 0, dialguard.Local: 0, dialguard.Tracker: 1, dialguard.Link: 1} {
@@ -574,6 +586,9 @@ func TestWhatMakesNoRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 10*piece, piece, slow)
 		n := w.start()
+		if _, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1, Offered: true, Handler: func(context.Context, *messaging.Message) error { return nil }}); err != nil {
+			t.Fatal(err)
+		}
 		p := w.raw(n)
 		go staying(p)
 		time.Sleep(evictAge + time.Second)
@@ -590,6 +605,7 @@ func TestWhatMakesNoRoom(t *testing.T) {
 					"receiving":    {func() { q.pipe.Sent(now, 64); q.pipe.Arrived(now, 1<<20) }, func() { q.pipe = pipeline.Pipeline{} }},
 					"unchoked":     {func() { q.unchoked, q.peerInterested = true, true }, func() { q.unchoked, q.peerInterested = false, false }},
 					"asked":        {func() { q.pipe.Sent(now, 1) }, func() { q.pipe = pipeline.Pipeline{} }},
+					"messages":     {func() { q.types = map[string]uint8{"x": 1} }, func() { q.types = nil }},
 					"metadata":     {func() { q.meta = &metadataFetch{active: true} }, func() { q.meta = nil }},
 					"being judged": {func() { q.rival = q }, func() { q.rival = nil }},
 				} {
@@ -605,6 +621,53 @@ func TestWhatMakesNoRoom(t *testing.T) {
 			}
 		})
 	})
+}
+
+// However many would like to come, not more than one session each ten seconds makes room.
+func TestRoomIsMadeSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*piece, piece, slow)
+		n := w.start()
+		const peers = 8
+		for i := range peers {
+			go staying(w.rawFrom(n, global(i+1)))
+		}
+		time.Sleep(evictAge + time.Second)
+		const span = 45 * time.Second
+		for range 10 * int(span/time.Second) {
+			n.tor.do(func() { n.tor.makeRoom(global(99), true, n.tor.cfg.Now()) })
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second)
+		if gone, want := peers-len(n.tor.Peers()), 1+int(span/makeRoomEvery); gone != want {
+			t.Errorf("%d sessions made room in %v, want %d", gone, span, want)
+		}
+	})
+}
+
+// One torrent has so many connections in the opening, whatever there is room for.
+func TestHalfOpenOfOneTorrent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*piece, piece, slow)
+		n := w.start(with(func(cfg *Config) { cfg.Shared = NewShared(1000, 0) }))
+		for range 100 {
+			n.tor.AddPeers(w.listen(mute))
+		}
+		time.Sleep(5 * time.Second) // none of them has given up
+		if got := len(n.dialled()); got != maxOpening {
+			t.Errorf("%d connections are being opened, want %d", got, maxOpening)
+		}
+	})
+}
+
+// mute never says a word.
+func mute(nc net.Conn, _ netip.AddrPort) {
+	var b [1]byte
+	for {
+		if _, err := nc.Read(b[:]); err != nil {
+			return
+		}
+	}
 }
 
 // A torrent that is full still learns of better peers, and dials them.
@@ -663,14 +726,7 @@ func TestHalfOpenIsShared(t *testing.T) {
 		greedy, modest := w.start(use), w.start(use)
 		var list []netip.AddrPort
 		for range 40 {
-			list = append(list, w.listen(func(nc net.Conn, _ netip.AddrPort) { // never says a word
-				var b [1]byte
-				for {
-					if _, err := nc.Read(b[:]); err != nil {
-						return
-					}
-				}
-			}))
+			list = append(list, w.listen(mute))
 		}
 		greedy.tor.AddPeers(list...)
 		time.Sleep(time.Second)
