@@ -62,6 +62,7 @@ type Peer struct {
 	peerChoking        bool
 	peerInterested     bool
 	amInterested       bool
+	interestDue        bool // it has lost pieces: the next tick looks whether it still has what we want
 	unchoked, wanted   bool // wanted is rechoke's scratch
 	chokeSince         time.Time
 	up                 pipeline.Meter
@@ -654,7 +655,9 @@ func (t *Torrent) peerHave(p *Peer, e *peerconn.Event) {
 		return
 	}
 	t.picker.PeerHas(p.key, e.Block.Index)
-	t.updateInterest(p)
+	if !p.interestDue {
+		t.updateInterest(p)
+	}
 }
 
 func (t *Torrent) peerExchange(p *Peer, e *peerconn.Event) {
@@ -671,6 +674,7 @@ func (t *Torrent) peerExchange(p *Peer, e *peerconn.Event) {
 
 // updateInterest tells a peer whether we want something of it.
 func (t *Torrent) updateInterest(p *Peer) {
+	p.interestDue = false
 	want := t.picker != nil && t.picker.Interesting(p.key, p.has)
 	if want == p.amInterested {
 		return

@@ -128,20 +128,9 @@ func (t *Torrent) superHave(p *Peer, i bt.PieceIndex) {
 	}
 }
 
-// superLost takes in that a peer has lost a piece.
+// superLost takes in that a peer has lost a piece. One that was a seed is from then on like one of which nothing is known.
 func (t *Torrent) superLost(p *Peer, i bt.PieceIndex) {
-	if t.super == nil {
-		return
-	}
-	if p.super == nil { // it was a seed
-		if s := p.shown.Load(); s != nil {
-			p.super = &superPeer{has: bitfield.NewFull(t.geom.NumPieces())}
-			for k := range t.super.had {
-				t.super.had[k]++
-			}
-		}
-	}
-	if p.super != nil && p.super.has.Remove(int(i)) {
+	if t.super != nil && p.super != nil && p.super.has.Remove(int(i)) {
 		t.super.had[i]--
 	}
 }

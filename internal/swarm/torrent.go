@@ -678,6 +678,9 @@ func (t *Torrent) tickPeer(p *Peer, now time.Time) {
 	if p.exchangeDue {
 		t.sendExchange(p, now)
 	}
+	if p.interestDue {
+		t.updateInterest(p)
+	}
 	t.excusePaused(p, now)
 	if t.picker != nil && (p.pipe.Snubbed(now) || t.keepsAll(p, now)) {
 		// What it owes is asked of others; if it comes after all it is welcome.

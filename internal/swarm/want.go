@@ -466,5 +466,5 @@ func (t *Torrent) peerLost(p *Peer, i bt.PieceIndex) {
 		p.pipe.Dropped(t.cfg.Now(), n)
 		p.late += n
 	}
-	t.updateInterest(p)
+	p.interestDue = true // to look at every piece for every piece lost would let a peer keep us busy
 }
