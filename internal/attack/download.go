@@ -146,7 +146,7 @@ var magnets = []Attack{
 			return metadata(a, piece, 40_000, make([]byte, min(ltep.MetadataPieceBytes, 40_000-int(piece)*ltep.MetadataPieceBytes)))
 		})},
 	{Name: "metadata of 2^62 bytes", Limit: "ltep.MaxMetadataBytes", Against: Magnet, Outcome: Stands, Run: offer(1 << 62)},
-	{Name: "metadata of 32 MiB, and none of it", Limit: "swarm.metaPatience", Against: Magnet, Outcome: Stands, Run: offer(ltep.MaxMetadataBytes)},
+	{Name: "metadata of 32 MiB, and none of it", Limit: "swarm.metaFirst", Against: Magnet, Outcome: Stands, Run: offer(ltep.MaxMetadataBytes)},
 	{Name: "metadata requests rejected", Limit: "swarm.metaAgain", Against: Magnet, Outcome: Stands, Run: offer(30_000), On: asked(func(a *Attacker, piece uint32) []byte {
 		return extended(a.Metadata, ltep.AppendMetadata(nil, ltep.Metadata{Type: ltep.MetadataReject, Piece: piece}))
 	})},
@@ -174,7 +174,12 @@ var magnets = []Attack{
 	{Name: "requests before the metadata", Limit: "BEP 6 rejects", Against: Magnet, Outcome: Stands, Run: func(a *Attacker) {
 		a.Put(classic.AppendInterested(nil), request(block(0)), request(block(1<<31)))
 	}},
-	{Name: "metadata of 32 MiB, and silence", Limit: "swarm.metaPatience", Against: Magnet, Slow: true, Outcome: Stands, Within: 3 * time.Minute, Run: offer(ltep.MaxMetadataBytes)},
+	{Name: "metadata of 32 MiB, a piece every ten seconds", Limit: "swarm.metaShare", Against: Magnet, Slow: true, Outcome: Stands, Within: 3 * time.Minute, Run: func(a *Attacker) {
+		offer(ltep.MaxMetadataBytes)(a)
+		for i := uint32(0); a.Put(metadata(a, i, ltep.MaxMetadataBytes, make([]byte, ltep.MetadataPieceBytes))) && a.Wait(10*time.Second); i++ {
+		}
+	}},
+	{Name: "metadata of 32 MiB, and silence", Limit: "swarm.metaFirst", Against: Magnet, Slow: true, Outcome: Stands, Within: 3 * time.Minute, Run: offer(ltep.MaxMetadataBytes)},
 }
 
 // All returns every attack of this package.

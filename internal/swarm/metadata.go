@@ -17,6 +17,8 @@ const (
 	metaFetches  = 3                // peers that are asked at once, each for all of it, so that blame is certain
 	metaWindow   = 8                // pieces asked of one peer at once
 	metaPatience = 15 * time.Second // without a piece before another peer is asked
+	metaFirst    = 5 * time.Second  // likewise for the first piece: strangers who offer and keep silent cost as little as that
+	metaShare    = 30 * time.Second // for all of it, while somebody offers it who was not asked yet
 	metaAgain    = 5 * time.Second  // before a peer that refused is asked again: it may have been busy, and there may be nobody else
 )
 
@@ -28,6 +30,7 @@ type metadataFetch struct {
 	size    int
 	data    []byte
 	asked   int // pieces asked for
+	began   time.Time
 	last    time.Time
 	refused bool // it rejected, was slow, or sent nonsense: not asked again
 	active  bool
@@ -40,16 +43,19 @@ func (t *Torrent) wantsMetadata() bool {
 
 // offerMetadata begins to ask a peer for the metadata if it offers it and not enough others are asked.
 func (t *Torrent) offerMetadata(p *Peer) {
-	if !t.wantsMetadata() || t.meta.fetching >= metaFetches || p.meta != nil {
+	if !t.wantsMetadata() || t.meta.fetching >= metaFetches || !p.offersMetadata() {
 		return
 	}
-	size := p.exchange.MetadataSize
-	if size < 1 || size > ltep.MaxMetadataBytes || p.types[ltep.NameMetadata] == 0 {
-		return
-	}
-	p.meta = &metadataFetch{size: int(size), active: true, last: t.cfg.Now()}
+	now := t.cfg.Now()
+	p.meta = &metadataFetch{size: int(p.exchange.MetadataSize), active: true, began: now, last: now}
 	t.meta.fetching++
 	t.askMetadata(p)
+}
+
+// offersMetadata reports whether a peer could be asked for the metadata.
+func (p *Peer) offersMetadata() bool {
+	size := p.exchange.MetadataSize
+	return p.meta == nil && size >= 1 && size <= ltep.MaxMetadataBytes && p.types[ltep.NameMetadata] != 0
 }
 
 // askMetadata keeps the window of a fetch full.
@@ -133,6 +139,7 @@ func (t *Torrent) checkMetadata(data []byte) (right bool, err error) {
 // refuseMetadata gives a peer up as a source of metadata.
 func (t *Torrent) refuseMetadata(p *Peer) {
 	p.meta.active, p.meta.refused, p.meta.data, p.meta.last = false, true, nil, t.cfg.Now()
+	p.metaFailed = true
 	t.meta.fetching--
 	t.nextMetadata()
 }
@@ -147,13 +154,26 @@ func (t *Torrent) dropMetadata(p *Peer) {
 	p.meta = nil
 }
 
-// nextMetadata asks other peers while fewer are asked than could be.
+// nextMetadata asks other peers while fewer are asked than could be: first those that were never asked, so that some who waste our time cannot keep a better
+// one from its turn.
 func (t *Torrent) nextMetadata() {
-	for p := range t.peers {
-		if p.exchanged {
-			t.offerMetadata(p)
+	for _, failed := range [...]bool{false, true} {
+		for p := range t.peers {
+			if p.exchanged && p.metaFailed == failed {
+				t.offerMetadata(p)
+			}
 		}
 	}
+}
+
+// freshMetadata reports whether somebody offers the metadata who was not asked yet.
+func (t *Torrent) freshMetadata() bool {
+	for p := range t.peers {
+		if !p.metaFailed && p.exchanged && p.offersMetadata() {
+			return true
+		}
+	}
+	return false
 }
 
 // tickMetadata gives up peers that are slow, and gives those that refused another chance after a while, since there may be nobody else.
@@ -164,7 +184,9 @@ func (t *Torrent) tickMetadata(now time.Time) {
 	for p := range t.peers {
 		switch f := p.meta; {
 		case f == nil:
-		case f.active && now.Sub(f.last) > metaPatience:
+		case f.active && (now.Sub(f.last) > metaPatience || len(f.data) == 0 && now.Sub(f.last) > metaFirst):
+			t.refuseMetadata(p)
+		case f.active && now.Sub(f.began) > metaShare && t.freshMetadata(): // a piece now and then is not enough
 			t.refuseMetadata(p)
 		case f.refused && now.Sub(f.last) > metaAgain:
 			p.meta = nil

@@ -75,6 +75,7 @@ type Peer struct {
 	exchangeSent time.Time
 	exchangeGap  int // exchanges sent one after the other, see sendExchange
 	meta         *metadataFetch
+	metaFailed   bool // it was asked for the metadata once, in vain
 	hashes       hashesOf
 	leavesBudget allowance      // guarded by Torrent.leafCache.mu
 	listens      netip.AddrPort // where it accepts peers, as far as known
