@@ -170,7 +170,14 @@ func (c *Client) Share(ctx context.Context, path string, o TorrentOptions) (*Tor
 
 // addComplete adds a torrent whose content has been checked.
 func (c *Client) addComplete(mi *metainfo.MetaInfo, store storage.Storage, o TorrentOptions) (*Torrent, error) {
-	o.Storage = func(*metainfo.Info) (storage.Storage, error) { return store, nil }
+	opened := false
+	o.Storage = func(*metainfo.Info) (storage.Storage, error) {
+		if files, ok := store.(*storage.Files); ok && opened { // Retry
+			return files.OpenAgain()
+		}
+		opened = true
+		return store, nil
+	}
 	t, err := c.add(mi.InfoHash, mi.InfoHashV2, o, func(t *Torrent, cfg *swarm.Config) {
 		t.mi.Store(mi)
 		describe(cfg, mi)

@@ -52,6 +52,8 @@ type TorrentOptions struct {
 	Paused bool
 	// NoDownload takes part in the swarm without downloading or storing any piece: to exchange messages only.
 	NoDownload bool
+	// Allocate says when disk space is taken; zero means as it is written.
+	Allocate Allocation
 	// OnSkip, if set, is told by Share what below the path is not shared, since it is no regular file.
 	OnSkip func(path string)
 	// OnVerify, if set, is told how far the verification of existing data has come, in pieces.
@@ -69,6 +71,7 @@ type Torrent struct {
 	started chan struct{} // sw is set
 	magnet  metainfo.Magnet
 	mi      atomic.Pointer[metainfo.MetaInfo]
+	dir     atomic.Pointer[string] // where the files were moved to
 	id      atomic.Pointer[identity]
 
 	up, down *peerconn.Group
@@ -266,11 +269,8 @@ func (t *Torrent) openFiles(info *metainfo.Info) (storage.Storage, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := t.o.Dir
-	if dir == "" {
-		dir = "."
-	}
-	s, err := storage.OpenFiles(dir, filesOf(info, paths), info.Geometry, storage.Options{InfoHash: info.InfoHash(), State: t.client.state})
+	s, err := storage.OpenFiles(t.Dir(), filesOf(info, paths), info.Geometry,
+		storage.Options{InfoHash: info.InfoHash(), State: t.client.state, Allocate: t.o.Allocate == AllocateFull})
 	if err != nil {
 		return nil, err
 	}

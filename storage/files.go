@@ -75,6 +75,9 @@ type Files struct {
 
 	link func(oldname, newname string) error // root.Link, but for tests
 
+	in   []File // with opts, what it was opened with
+	opts Options
+
 	moveMu     sync.Mutex                             // held by Move; taken before all others
 	mark       string                                 // the note that the files were moved, see Move; "" if they cannot be
 	openFolder func(dir string) (folder, error)       // openRealFolder, but for tests
@@ -165,6 +168,7 @@ func prepare(dir string, files []File, geom bt.Geometry, opts Options) (*Files, 
 	}
 	s := &Files{dir: dir, geom: geom, readOnly: opts.ReadOnly, allocate: opts.Allocate, verified: bitfield.New(geom.NumPieces()),
 		dirs: make(map[string]struct{})}
+	s.in, s.opts = files, opts
 	if err := s.layOut(files); err != nil {
 		return nil, err
 	}
@@ -747,6 +751,126 @@ func (s *Files) Forget(i bt.PieceIndex) error {
 		s.keep.forget()
 	}
 	return nil
+}
+
+// Reopen lets piece i, which [Files.Forget] was told of, be written again: a file that has its final name and of which the piece is a part gets back the name that it
+// had while it was incomplete, and one that has gone is missing. What else is in such a file stays, and whatever was changed in it since it was complete is replaced
+// as it is downloaded. Files that have become longer than they should be are a [*ConflictError].
+//
+// Where a file has gone or become shorter, the pieces in what it lacks are forgotten too, and returned: it must not be taken for complete before they are
+// written again.
+func (s *Files) Reopen(i bt.PieceIndex) (forgotten []bt.PieceIndex, err error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.gate.RUnlock()
+	switch {
+	case int64(i) >= int64(s.geom.NumPieces()):
+		return nil, fmt.Errorf("%w: piece %d of %d", ErrRange, i, s.geom.NumPieces())
+	case s.readOnly:
+		return nil, ErrReadOnly
+	}
+	s.progress.Lock()
+	s.finished = false
+	if s.keep != nil {
+		s.keep.changed = true
+	}
+	s.progress.Unlock()
+	for _, f := range s.touched(int(i)) {
+		more, err := s.reopen(f)
+		forgotten = append(forgotten, more...)
+		if err != nil {
+			return forgotten, err
+		}
+	}
+	return forgotten, nil
+}
+
+// forgetFrom forgets the verified pieces of f that reach beyond its first size bytes.
+func (s *Files) forgetFrom(f *file, size int64) (forgotten []bt.PieceIndex) {
+	if size >= f.length {
+		return nil
+	}
+	s.progress.Lock()
+	defer s.progress.Unlock()
+	for i := (f.off + size) / int64(s.geom.PieceBytes); i <= (f.end()-1)/int64(s.geom.PieceBytes); i++ {
+		if s.verified.Remove(int(i)) {
+			for _, g := range s.touched(int(i)) {
+				g.unverified++
+			}
+			forgotten = append(forgotten, bt.PieceIndex(i))
+		}
+	}
+	return forgotten
+}
+
+func (s *Files) reopen(f *file) (forgotten []bt.PieceIndex, err error) {
+	if f.padding {
+		return nil, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state == stateMissing {
+		return nil, nil
+	}
+	name := f.nameOnDisk()
+	fi, err := s.root.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || notFolder(err):
+		if err := s.handles.drop(f); err != nil {
+			return nil, pathError("close", s.full(name), err)
+		}
+		f.state = stateMissing
+		f.seen.Store(nil)
+		f.dirty.Store(false)
+		return s.forgetFrom(f, 0), nil
+	case err != nil:
+		return nil, pathError("open", s.full(name), err)
+	case !fi.Mode().IsRegular():
+		return nil, &ConflictError{s.full(name), irregular(fi)}
+	case fi.Size() > f.length:
+		return nil, &ConflictError{s.full(name), fmt.Sprintf("has %d bytes, more than the torrent's file, which has %d", fi.Size(), f.length)}
+	}
+	f.saw(fi)
+	if f.state == statePart {
+		return s.forgetFrom(f, fi.Size()), nil
+	}
+	if err := s.handles.drop(f); err != nil {
+		return nil, pathError("close", s.full(name), err)
+	}
+	moved, err := s.move(f.name, f.part)
+	if moved {
+		f.state = statePart
+	}
+	return s.forgetFrom(f, fi.Size()), err
+}
+
+// Refresh closes the files that are open, so that the next use of each finds out what its name stands for now: a file that was removed or replaced can be read
+// for as long as it is open.
+func (s *Files) Refresh() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.gate.RUnlock()
+	var errs []error
+	for _, f := range s.onDisk() {
+		f.mu.Lock()
+		if err := s.handles.drop(f); err != nil {
+			errs = append(errs, pathError("close", s.full(f.nameOnDisk()), err))
+		}
+		f.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// OpenAgain opens, as [OpenFiles] does, what s was opened with, in the folder where it is now. s must have been closed.
+func (s *Files) OpenAgain() (*Files, error) { return OpenFiles(s.Dir(), s.in, s.geom, s.opts) }
+
+// Dir returns the folder in which the torrent's files are now, see [Files.Move].
+func (s *Files) Dir() string {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	return s.dir
 }
 
 // Finish gives every file its final name and creates the empty ones. It is needed only to repeat what

@@ -23,6 +23,7 @@ type getFlags struct {
 	seed    bool
 	timeout time.Duration
 	web     webFlags
+	alloc   string
 	choose  chooseFlags
 }
 
@@ -58,6 +59,8 @@ below the folder all the same.`,
 	must(cmd.MarkFlagDirname("output"))
 	noFiles(cmd, "timeout")
 	f.web.add(cmd)
+	cmd.Flags().StringVar(&f.alloc, "allocate", "sparse", "take disk space as files are written (`sparse`), or all of a file as it is begun (full)")
+	noFiles(cmd, "allocate")
 	f.choose.add(cmd)
 	a.net.rates.add(cmd)
 	a.net.goal.add(cmd, "seed-ratio", "go on serving when complete,")
@@ -79,6 +82,10 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 		return failf(exitUsage, "pipe it into a program, or redirect it into a file", "--cat: what strangers have put into a file is not written to a terminal")
 	}
 	a.net.noWeb = f.web.none
+	alloc, err := parseAllocation(f.alloc)
+	if err != nil {
+		return err
+	}
 	if f.timeout < 0 {
 		return failf(exitUsage, "such as 90s or 2h", "--timeout %s: must not be negative", f.timeout)
 	}
@@ -122,7 +129,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	start := time.Now()
 	m := a.ui.meter("downloading", true)
 	defer m.end()
-	o := parley.TorrentOptions{Dir: f.dir, Trackers: a.net.find.tiers(), WebSeeds: f.web.urls}
+	o := parley.TorrentOptions{Dir: f.dir, Trackers: a.net.find.tiers(), WebSeeds: f.web.urls, Allocate: alloc}
 	f.choose.apply(&o)
 	var t *parley.Torrent
 	switch s.kind {

@@ -623,8 +623,9 @@ func TestGetWebSeed(t *testing.T) {
 	torrent := filepath.Join(dir, "h.torrent")
 	cli(t, "create", src, "-o", torrent).check(t, exitOK)
 	out := t.TempDir()
-	cli(t, "get", torrent, "-o", out, "--web-seed", srv.URL, "--timeout", "60s").check(t, exitOK, "complete: ")
+	cli(t, "get", torrent, "-o", out, "--web-seed", srv.URL, "--timeout", "60s", "--allocate", "full").check(t, exitOK, "complete: ")
 	sameTree(t, filepath.Join(out, "holiday"), src)
+	cli(t, "get", torrent, "--allocate", "most").check(t, exitUsage, "neither sparse nor full")
 	cli(t, "get", torrent, "-o", t.TempDir(), "--web-seed", "ftp://h/").check(t, exitUsage, "not an http or https URL")
 	cli(t, "get", torrent, "-o", t.TempDir(), "--web-seed", srv.URL+"/nothing", "--timeout", "1s").check(t, exitTimeout, "HTTP status 404")
 }

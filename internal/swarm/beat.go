@@ -46,7 +46,7 @@ func (b *beat) ticked(now func() time.Time, busy bool, next func() time.Time) {
 
 // busy reports whether anything that the owner watches can come due without somebody telling it, dials to come excepted.
 func (t *Torrent) busy() bool {
-	return len(t.peers) > 0 || t.dialing > 0 || t.unsaved || t.saving || t.progress || t.webFetching > 0
+	return len(t.peers) > 0 || t.dialing > 0 || t.unsaved || t.saving || t.progress || t.webFetching > 0 || t.retrying
 }
 
 // nextDial returns when an address may be dialled or a web seed be asked next, as far as that is known; zero if none waits.

@@ -124,7 +124,7 @@ func TestReadingFails(t *testing.T) {
 		n := w.start()
 		n.tor.AddPeers(seed.addr)
 		select {
-		case <-seed.tor.stopped.ch:
+		case <-seed.tor.stopped.Load().ch:
 		case <-time.After(time.Minute):
 			t.Fatal("the seed goes on")
 		}

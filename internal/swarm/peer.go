@@ -104,7 +104,7 @@ func (t *Torrent) NewIncoming(c *peerconn.Conn, helloDone func()) (peerconn.Sess
 	select {
 	case <-t.ctx.Done():
 		return nil, peer.Local{}, peer.ErrUnknownTorrent
-	case <-t.stopped.ch:
+	case <-t.stopped.Load().ch:
 		return nil, peer.Local{}, peer.ErrUnknownTorrent
 	default:
 	}
@@ -192,7 +192,11 @@ func (p *Peer) ReadBlock(dst []byte, b bt.Block) error {
 	if err == nil {
 		err = io.ErrUnexpectedEOF
 	}
-	t.post(envelope{kind: envCall, f: func() { t.fail(err) }}) // what was verified has gone
+	t.post(envelope{kind: envCall, f: func() {
+		if t.store == s.store {
+			t.fail(err) // what was verified has gone
+		}
+	}})
 	return err
 }
 

@@ -181,7 +181,7 @@ type Torrent struct {
 	haveMu   sync.RWMutex
 	have     *bitfield.Set // written by the owner under haveMu
 
-	ready, stopped *latch
+	ready, stopped atomic.Pointer[latch] // replaced by Retry
 	complete       atomic.Pointer[latch] // replaced when more is wanted
 	leafCache      leafCache
 
@@ -233,6 +233,9 @@ type Torrent struct {
 
 	webs        []*webSeed
 	webFetching int // fetches from them under way
+
+	retrying bool            // to start again, see Retry
+	reopen   storage.Storage // to be closed before it is opened again
 
 	downloaded, wasted int64
 	corrupt            int
@@ -297,8 +300,8 @@ const (
 func Start(cfg Config) *Torrent {
 	t := &Torrent{
 		cfg: cfg, inbox: make(chan envelope, inboxSize), done: make(chan struct{}),
-		ready: newLatch(), stopped: newLatch(), readers: make(map[*Reader]struct{}),
-		peers: make(map[*Peer]struct{}), byID: make(map[bt.PeerID]*Peer), byKey: make(map[picker.PeerKey]*Peer),
+		readers: make(map[*Reader]struct{}),
+		peers:   make(map[*Peer]struct{}), byID: make(map[bt.PeerID]*Peer), byKey: make(map[picker.PeerKey]*Peer),
 		candidates: make(map[netip.AddrPort]*candidate),
 		open:       make(map[bt.PieceIndex]*assembly),
 		rng:        rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
@@ -306,6 +309,8 @@ func Start(cfg Config) *Torrent {
 	t.paused, t.greeting.paused = cfg.Paused, cfg.Paused
 	t.uploads = cfg.Uploads.join()
 	t.ctx, t.stop = context.WithCancel(context.Background())
+	t.ready.Store(newLatch())
+	t.stopped.Store(newLatch())
 	t.complete.Store(newLatch())
 	t.publish()
 	t.greeting.pending = make(map[*Peer]*peerconn.Conn)
@@ -372,7 +377,7 @@ func (t *Torrent) run() {
 			t.info = t.cfg.Info
 			t.publish()
 		}
-		t.ready.close()
+		t.ready.Load().close()
 	case t.cfg.Info != nil:
 		t.gotInfo(t.cfg.Info, t.cfg.Layers)
 	}
@@ -415,7 +420,7 @@ func (t *Torrent) run() {
 	t.state = StateStopped
 	t.uploads.leave()
 	close(t.done)
-	t.stopped.close()
+	t.stopped.Load().close()
 	// Posts that won the race against done are answered, so that nothing they hold is lost.
 	for {
 		select {
@@ -471,7 +476,7 @@ func (t *Torrent) fail(err error) {
 	t.wakeReaders()
 	t.uploads.leave()
 	t.notify(Event{Kind: EventError, Err: err})
-	t.stopped.close()
+	t.stopped.Load().close()
 }
 
 func (t *Torrent) notify(e Event) {
@@ -519,7 +524,10 @@ func (t *Torrent) openStorage() {
 	t.state = StateVerifying
 	wanted := t.want.wantedFiles()
 	info, hashes := t.info, t.shared.Load().hashes
+	old := t.reopen
+	t.reopen = nil
 	t.group.Go(func() {
+		t.closeForReopen(old)
 		store, err := t.cfg.Open(info)
 		have := bitfield.New(info.NumPieces())
 		if err == nil && wanted != nil {
@@ -574,7 +582,7 @@ func (t *Torrent) verified(store storage.Storage, have *bitfield.Set, err error)
 	t.tellStorage() // what was chosen meanwhile
 	t.openWeb()
 	t.notify(Event{Kind: EventVerified})
-	t.ready.close()
+	t.ready.Load().close()
 	t.wakeReaders()
 	t.urge()
 	if t.completeIfAll() {
@@ -607,6 +615,7 @@ func (t *Torrent) completed() {
 
 // tick does what depends on time.
 func (t *Torrent) tick() {
+	t.tickRetry()
 	if t.closing || t.err != nil {
 		return
 	}
@@ -786,7 +795,7 @@ func (t *Torrent) wait(ctx context.Context, l *latch) error {
 	select {
 	case <-l.ch:
 		return nil
-	case <-t.stopped.ch:
+	case <-t.stopped.Load().ch:
 		var err error
 		if !t.do(func() { err = t.err }) {
 			err = t.err
@@ -801,7 +810,7 @@ func (t *Torrent) wait(ctx context.Context, l *latch) error {
 }
 
 // WaitReady waits until the metadata is known and what is on disk has been verified.
-func (t *Torrent) WaitReady(ctx context.Context) error { return t.wait(ctx, t.ready) }
+func (t *Torrent) WaitReady(ctx context.Context) error { return t.wait(ctx, t.ready.Load()) }
 
 // WaitComplete waits until every piece that is wanted is in place.
 func (t *Torrent) WaitComplete(ctx context.Context) error { return t.wait(ctx, t.complete.Load()) }

@@ -118,16 +118,6 @@ func (t *Torrent) openWeb() {
 	}
 }
 
-// webOf returns the web seed with a picker's key, nil if that is of a peer.
-func (t *Torrent) webOf(k picker.PeerKey) *webSeed {
-	for _, w := range t.webs {
-		if w.key == k {
-			return w
-		}
-	}
-	return nil
-}
-
 // fillWeb gives work to web seeds that have none.
 func (t *Torrent) fillWeb(now time.Time) {
 	if t.picker == nil || t.closing || t.paused || t.err != nil || t.verifying > t.cfg.BufferBytes/2 {
