@@ -6,10 +6,12 @@ TESTFLAGS   ?=
 # What interop tests to run, as go test's -run.
 INTEROP_RUN ?= .
 FILE        ?= README.md
+# What mutants to try, as a regular expression on the name of the attack.
+MUTANTS     ?= .
 # How often "make crash" kills.
 N           ?= 200
 
-.PHONY: help build test run lint fuzz cross interop interop-deps bench clean crash
+.PHONY: help build test run lint fuzz cross interop interop-deps bench clean crash attacks mutants
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -40,6 +42,14 @@ interop-deps:
 
 crash: ## kill a download N times at random points, and see that nothing is lost
 	PARLEY_CRASHES=$(N) $(GO) test ./storage -count=1 -timeout 30m -v -run '^TestKilled$$' $(TESTFLAGS)
+
+attacks: ## a client under attack, over sockets and in the simulated network; leaves the tables of docs/attacks.md in bin
+	@mkdir -p bin
+	PARLEY_ATTACKS="$(CURDIR)/bin/attacks-sockets.md" $(GO) test ./internal/attack -count=1 -timeout 20m -v -run '^TestAttacks$$' $(TESTFLAGS)
+	PARLEY_ATTACKS=1 PARLEY_SLOW_ATTACKS="$(CURDIR)/bin/attacks-slow.md" $(GO) test ./internal/swarm -count=1 -timeout 20m -v -run '^Test(Slow)?Attacks$$' $(TESTFLAGS)
+
+mutants: ## take one check out at a time: the attack it answers must get through and its test fail (MUTANTS=... some of them)
+	PARLEY_MUTANTS='$(MUTANTS)' $(GO) test ./internal/attack -count=1 -timeout 60m -v -run '^TestMutants$$' $(TESTFLAGS)
 
 bench: ## side by side with other clients; see docs/benchmarks.md
 	cd bench && ./run.sh

@@ -21,6 +21,7 @@ type mutant struct {
 	old, new string // old stands there once
 	attack   string
 	slow     bool // the attack is one of the simulated network, in internal/swarm
+	command  bool // it is one on the command, in cmd/parley
 }
 
 var mutants = []mutant{
@@ -39,7 +40,7 @@ var mutants = []mutant{
 	{file: "peer/machine.go", old: "if m.peerID == m.cfg.PeerID {", new: "if false {", attack: "hello with the client's own peer ID"},
 	{file: "wire/classic/frame.go", old: "if len(p) != 2 {", new: "if len(p) < 2 {", attack: "one byte too many under every sized id"},
 	{file: "internal/swarm/pieces.go", old: "p.unwanted > unwantedLimit {", new: "false {", attack: "unrequested blocks"},
-	{file: "internal/swarm/blame.go", old: "if t.corrupt&(t.corrupt-1) == 0 {", new: "if true {", attack: "corrupt blocks"},
+	{file: "internal/swarm/blame.go", old: "\t\tt.convict(o, fmt.Errorf(\"%w: piece %d\", peer.ErrCorruptPiece, a.index))\n", new: "", attack: "corrupt blocks"},
 	{file: "internal/swarm/metadata.go", old: "\tif !right {\n", new: "\tif !right {\n\t\tt.refuseMetadata(p)\n\t\treturn\n", attack: "poisoned metadata"},
 	{file: "internal/messaging/peer.go", old: "for p.used.Load() > int64(p.hub.o.QueueBytes) &&", new: "for false &&", attack: "messages for a slow handler"},
 	{file: "internal/swarm/duplicate.go", old: "\tif !sameAddr {\n", new: "\tif !sameAddr {\n\t\treturn keepNew\n", attack: "a stranger with the peer ID of somebody who is connected"},
@@ -51,7 +52,10 @@ var mutants = []mutant{
 	{file: "peer/timers.go", old: "if !now.Before(m.lastRecv.Add(IdleTimeout)) {", new: "if false {", attack: "nothing after the hello", slow: true},
 	{file: "peer/timers.go", old: "if len(m.partial) > 0 && !now.Before(m.partialSince.Add(FrameTimeout)) {", new: "if false {", attack: "a frame of 1 MiB, a byte a minute", slow: true},
 	{file: "internal/peerconn/conn.go", old: "if !c.writeSince.IsZero() && !now.Before(c.writeSince.Add(writeStall)) {", new: "if false {", attack: "500 requests and then no reading", slow: true},
-	{file: "internal/swarm/metadata.go", old: "case f.active && now.Sub(f.last) > metaPatience:", new: "case false:", attack: "metadata of 32 MiB, and silence", slow: true},
+	{file: "internal/swarm/metadata.go", old: "case f.active && now.Sub(f.began) > metaShare && t.freshMetadata():", new: "case false:",
+		attack: "metadata of 32 MiB, a piece every ten seconds", slow: true},
+	{file: "cmd/parley/internal/term/term.go", old: "func Escape(s string) string {\n", new: "func Escape(s string) string {\n\tif s != \"\" {\n\t\treturn s\n\t}\n", attack: "control characters",
+		command: true},
 }
 
 const moduleRoot = "../.."
@@ -71,7 +75,7 @@ func (m mutant) mutated(t *testing.T) []byte {
 
 // Every mutant is of code that is there, and every attack it names exists.
 func TestMutantsApply(t *testing.T) {
-	known := map[string]bool{}
+	known := map[string]bool{"control characters": true} // TestControlCharacters of cmd/parley
 	for _, at := range attack.All() {
 		known[at.Name] = true
 	}
@@ -124,16 +128,21 @@ func TestMutants(t *testing.T) {
 				pkg, test = "./internal/swarm", "TestSlowAttacks"
 			}
 			name := strings.ReplaceAll(m.attack, " ", "_")
+			run := "^" + test + "$/^" + regexp.QuoteMeta(name) + "$"
+			test += "/" + name
+			if m.command {
+				pkg, test, run = "./cmd/parley", "TestControlCharacters", "^TestControlCharacters$"
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "-timeout=4m", "-overlay="+list, "-run=^"+test+"$/^"+regexp.QuoteMeta(name)+"$", pkg)
+			cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-vet=off", "-timeout=4m", "-overlay="+list, "-run="+run, pkg)
 			cmd.Dir = root
 			cmd.Env = append(os.Environ(), "PARLEY_MUTANTS=", "PARLEY_ATTACK_PATIENCE=4s")
 			out, err := cmd.CombinedOutput()
 			switch {
 			case err == nil:
 				t.Errorf("%s without %q: the attack gets through, and its test does not notice", m.file, m.old)
-			case !bytes.Contains(out, []byte("--- FAIL: "+test+"/"+name)) && !bytes.Contains(out, []byte("panic: ")):
+			case !bytes.Contains(out, []byte("--- FAIL: "+test)) && !bytes.Contains(out, []byte("panic: ")):
 				t.Errorf("the test did not run: %v\n%s", err, out)
 			default:
 				t.Logf("killed: %s", firstComplaint(out))
