@@ -75,11 +75,12 @@ var layerOf = map[string]int{
 	"cmd/...":       7,
 	"internal/demo": 7,
 
-	"internal/attack":   layerTest,
-	"internal/leaktest": layerTest,
-	"internal/rawpeer":  layerTest,
-	"internal/simnet":   layerTest,
-	"internal/wiretest": layerTest,
+	"internal/attack":    layerTest,
+	"internal/leaktest":  layerTest,
+	"internal/mounttest": layerTest,
+	"internal/rawpeer":   layerTest,
+	"internal/simnet":    layerTest,
+	"internal/wiretest":  layerTest,
 }
 
 // mayImportSibling reports whether from may import to although both are in one layer: a dialect or an obfuscation

@@ -9,19 +9,12 @@ import (
 	"testing"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/mounttest"
 )
 
 // A real full disk, where the test may mount one; TestDiskErrors covers the logic everywhere.
 func TestFullDisk(t *testing.T) {
-	mount := t.TempDir()
-	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("mounting a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(mount, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	mount, _ := mounttest.Tmpfs(t, "1m")
 	filler := filepath.Join(mount, "filler")
 	writeFile(t, filler, make([]byte, 512<<10))
 
@@ -108,15 +101,7 @@ func TestAllocate(t *testing.T) {
 
 // A disk that is too small says so before anything is downloaded, and nothing is left behind.
 func TestAllocateTooMuch(t *testing.T) {
-	mount := t.TempDir()
-	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("mounting a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(mount, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	mount, _ := mounttest.Tmpfs(t, "1m")
 	tor := newTorrent(t, 64<<10, []string{"a"}, []int64{2 << 20})
 	s := tor.open(t, mount, Options{Allocate: true})
 	if _, err := s.WriteAt(tor.piece(0), 0); !errors.Is(err, syscall.ENOSPC) {
@@ -125,5 +110,41 @@ func TestAllocateTooMuch(t *testing.T) {
 	wantTree(t, mount, "")
 	if err := s.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// To another file system everything is copied; if it does not fit there, everything stays.
+func TestMoveAcross(t *testing.T) {
+	mount, resize := mounttest.Tmpfs(t, "1m")
+	tor := newTorrent(t, 64<<10, []string{"n/a", "n/b", "n/c"}, []int64{900 << 10, 900 << 10, 100})
+	from, to := t.TempDir(), filepath.Join(mount, "to")
+	s, _, _ := tor.resumeAll(t, from, remember)
+	n := tor.geom.NumPieces()
+	for i := range n - 2 {
+		tor.write(t, s, i)
+	}
+	before := tree(t, from)
+	if err := s.Move(t.Context(), to); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("%v, want ENOSPC", err)
+	}
+	wantTree(t, from, before)
+	wantTree(t, to, "")
+	resize("8m")
+	if err := s.Move(t.Context(), to); err != nil {
+		t.Fatal(err)
+	}
+	wantTree(t, from, "")
+	wantTree(t, to, before)
+	tor.write(t, s, n-2, n-1)
+	wantFile(t, filepath.Join(to, "n", "b"), tor.content(t, "n/b"))
+	if err := s.Move(t.Context(), from); err != nil { // and back
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, found, read := tor.resumeAll(t, from, remember)
+	if found.Count() != n || read != 0 {
+		t.Errorf("%d of %d pieces, %d bytes read", found.Count(), n, read)
 	}
 }

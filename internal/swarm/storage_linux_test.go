@@ -9,19 +9,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/parley-bt/parley/internal/mounttest"
 )
 
 // A real full disk, where the test may mount one; TestDiskRecovers covers the logic everywhere.
 func TestFullDisk(t *testing.T) {
-	mount := t.TempDir()
-	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("mounting a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(mount, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	mount, resize := mounttest.Tmpfs(t, "1m")
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 200*piece, piece, slow)
 		seed := w.start(seeding)
@@ -37,9 +31,7 @@ func TestFullDisk(t *testing.T) {
 		if had == 0 {
 			t.Error("nothing was downloaded before the disk was full: the test is none")
 		}
-		if err := syscall.Mount("tmpfs", mount, "tmpfs", syscall.MS_REMOUNT, "size=8m"); err != nil {
-			t.Fatal(err)
-		}
+		resize("8m")
 		again := w.start(on(mount, &faulty{}))
 		if err := again.tor.WaitReady(ctx); err != nil {
 			t.Fatal(err)
