@@ -762,8 +762,10 @@ func TestHalfOpenIsShared(t *testing.T) {
 func TestTurns(t *testing.T) {
 	s := NewShared(2, 0)
 	a, b, c := newTurn(), newTurn(), newTurn()
-	if !s.take(a) || !s.take(a) || s.take(a) || s.take(b) || s.take(c) || s.take(a) {
-		t.Fatal("two places, and three got one or two did not")
+	for i, w := range []*turn{a, a, a, b, c, a} {
+		if got := s.take(w); got != (i < 2) {
+			t.Fatalf("of two places, number %d is taken: %v", i+1, got)
+		}
 	}
 	woken := func(w *turn) bool {
 		select {
