@@ -35,7 +35,9 @@ func (b *bench) bulk() runnable {
 		r.Cases = append(r.Cases, c)
 	}
 	small := fmt.Sprintf("%d files of %d KiB, pieces of 256 KiB", smallFiles, smallFileBytes>>10)
-	r.Cases = append(r.Cases, small)
+	if b.small {
+		r.Cases = append(r.Cases, small)
+	}
 	r.measure = func(ctx context.Context, im impl, c string) (map[string]float64, error) {
 		ct, ok := contents[c]
 		if !ok {

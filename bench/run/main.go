@@ -52,6 +52,7 @@ type bench struct {
 	patience  time.Duration
 	totalMiB  int64
 	pieces    []int64
+	small     bool
 	msgScale  float64
 	idlePeers int
 	hellos    int
@@ -88,6 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	only := fs.String("impl", "parley,libtorrent,aria2,hash alone", "implementations to run")
 	fs.IntVar(&b.runs, "runs", 5, "measurements per implementation and case")
 	fs.Int64Var(&b.totalMiB, "mib", 1024, "bulk: size of the file in `MiB`")
+	fs.BoolVar(&b.small, "small", true, "bulk: also many small files")
 	pieces := fs.String("pieces", "256K,1M,4M", "bulk: piece `sizes`")
 	fs.Float64Var(&b.msgScale, "msg-scale", 1, "msgs: `factor` on the number of messages")
 	fs.IntVar(&b.idlePeers, "idle-peers", 5000, "idle: connections")
@@ -108,6 +110,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return errors.New("numbers are at least 1, and there are no arguments but flags; see -h")
 	}
 	for s := range strings.SplitSeq(*pieces, ",") {
+		if s == "" {
+			continue // the small files alone
+		}
 		n, err := parseSize(s)
 		if err != nil {
 			return fmt.Errorf("-pieces: %w", err)
