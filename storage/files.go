@@ -158,7 +158,7 @@ func OpenFiles(dir string, files []File, geom bt.Geometry, opts Options) (*Files
 	if err != nil {
 		return nil, pathError("open folder", dir, err)
 	}
-	return s.openIn(rootFolder{r}, opts)
+	return s.openIn(newRootFolder(r), opts)
 }
 
 // prepare makes a Files that has not seen the disk.

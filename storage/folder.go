@@ -22,17 +22,12 @@ type folder interface {
 }
 
 // rootFolder is a real folder.
-type rootFolder struct{ *os.Root }
-
-func (r rootFolder) OpenFile(name string, flag int) (diskFile, error) {
-	f, err := r.Root.OpenFile(name, flag|largeFile, 0o666)
-	if err != nil {
-		return nil, err // not a nil *os.File in an interface
-	}
-	return f, nil
+type rootFolder struct {
+	*os.Root
+	subs *subfolders // nil: none is kept open
 }
 
-func (r rootFolder) MkdirAll(dir string) error { return r.Root.MkdirAll(dir, 0o777) }
+func newRootFolder(r *os.Root) rootFolder { return rootFolder{r, &subfolders{}} }
 
 func (r rootFolder) SyncDir(dir string) error {
 	if !canSyncDir {

@@ -55,7 +55,7 @@ func Inspect(ctx context.Context, dir string, files []File, geom bt.Geometry, ha
 	if err != nil {
 		return nil, pathError("open folder", dir, err)
 	}
-	s.root = rootFolder{root}
+	s.root = newRootFolder(root)
 	reports := make([]FileReport, len(s.files))
 	for at, in := 0, 0; in < len(files); in++ {
 		if !files[in].Padding {

@@ -770,5 +770,5 @@ func openRealFolder(dir string) (folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rootFolder{r}, nil
+	return newRootFolder(r), nil
 }

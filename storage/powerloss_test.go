@@ -54,7 +54,7 @@ func newLossy(t *testing.T, dir string) *lossy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lossy{folder: rootFolder{root}, inodes: make(map[string]*inode), durable: make(map[string]*inode)}
+	l := &lossy{folder: newRootFolder(root), inodes: make(map[string]*inode), durable: make(map[string]*inode)}
 	// What is there has survived the last loss.
 	err = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil || p == dir {

@@ -105,7 +105,7 @@ func newKeeper(s *Files, opts Options) (*keeper, error) {
 		return k, nil
 	}
 	var err error
-	k.root, k.dir, k.always = rootFolder{opts.State}, opts.State.Name(), true
+	k.root, k.dir, k.always = rootFolder{Root: opts.State}, opts.State.Name(), true
 	if k.name, err = stateName(opts.InfoHash, s.dir); err != nil {
 		return nil, err
 	}
