@@ -8,7 +8,9 @@
 //   - While seeding, half of the slots go to the peers that take fastest, half go round: to those that
 //     waited longest, for a turn each.
 //   - One slot is optimistic: for thirty seconds anyone may have it, new peers with three times the chance,
-//     to find out what they are worth and to let newcomers get something to give.
+//     to find out what they are worth and to let newcomers get something to give. Who has been given much for
+//     nothing while we download has less of a chance, down to a sixteenth, and comes last where slots are left
+//     for those who give nothing: otherwise a swarm of downloaders feeds free riders as well as each other.
 //
 // Between rounds no one loses a slot to another, but a slot that is free is given at once.
 //
@@ -17,6 +19,7 @@ package choker
 
 import (
 	"cmp"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -32,7 +35,9 @@ const (
 	// NewFor is how long after connecting a peer is preferred for the optimistic slot.
 	NewFor = 60 * time.Second
 
-	newWeight  = 3   // chances of a new peer against 1 of others
+	newWeight  = 3         // chances of a new peer against 1 of others
+	trustBytes = 256 << 10 // what is given without anything in return before it counts
+	maxDebt    = 4
 	loyalty    = 1.1 // a slot's holder counts as that much faster than it is
 	minTurn    = 20 * time.Second
 	tooSlowBps = 1.0 // bytes/s at which a turn is not used at all
@@ -49,6 +54,7 @@ type Peer struct {
 	Snubbed    bool      // it owes us blocks and has not delivered for long
 	RateDown   float64   // from it, bytes/s
 	RateUp     float64   // to it, bytes/s
+	Owes       int64     // how many bytes more it was given than it gave, while downloading; less than 0 if it gave more
 	Since      time.Time // when Unchoked last changed; when it connected, if it never did
 	Connected  time.Time
 }
@@ -72,6 +78,9 @@ type rankedPeer struct {
 	tie   uint64
 }
 
+// debt is how deep a peer is in debt, from 0 for what anybody needs to get something to give, a step more for each doubling.
+func (p *rankedPeer) debt() int { return min(bits.Len64(uint64(max(p.Owes, 0)/trustBytes)), maxDebt) }
+
 // Choose appends to dst the keys of the peers that should be unchoked now, in no order; all others should be
 // choked. peers are all peers of the torrent, each once. slots is how many may be unchoked, the optimistic
 // slot among them; less than 0 means any number. seeding says whether we are complete. It may be called at
@@ -79,6 +88,9 @@ type rankedPeer struct {
 func (c *Choker) Choose(dst []Key, now time.Time, peers []Peer, slots int, seeding bool, rng *rand.Rand) []Key {
 	c.ranked = c.ranked[:0]
 	for _, p := range peers {
+		if seeding {
+			p.Owes = 0 // nobody can give us anything
+		}
 		if p.Interested {
 			c.ranked = append(c.ranked, rankedPeer{Peer: p, tie: rng.Uint64()})
 		}
@@ -186,6 +198,10 @@ func (c *Choker) score(now time.Time, seeding bool) {
 		if d := cmp.Compare(b.score, a.score); d != 0 {
 			return d
 		}
+		// Among those who give nothing, those come last who have been given most for nothing.
+		if d := cmp.Compare(a.debt(), b.debt()); d != 0 && a.score <= 0 {
+			return d
+		}
 		// A change must be worth something; but who gives nothing gets a turn, not a slot for good.
 		if sa, sb := stays(a), stays(b); sa != sb {
 			if sa {
@@ -287,13 +303,14 @@ func (c *Choker) inherit(now time.Time) {
 func (c *Choker) rotate(now time.Time, rng *rand.Rand) {
 	total := 0
 	weight := func(p rankedPeer) int {
+		w := 1
 		switch {
 		case c.out[p.Key] || c.isOptimistic(p.Key):
 			return 0
 		case now.Sub(p.Connected) < NewFor:
-			return newWeight
+			w = newWeight
 		}
-		return 1
+		return w << maxDebt >> p.debt()
 	}
 	for _, p := range c.ranked {
 		total += weight(p)

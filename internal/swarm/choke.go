@@ -7,6 +7,9 @@ import (
 	"github.com/parley-bt/parley/wire"
 )
 
+// reciprocity is over how long a peer's rate is averaged that decides whether it earns a slot: two rounds, as in BEP 3. The blocks of a slow peer come seconds apart.
+const reciprocity = 20 * time.Second
+
 // rechoke decides anew whom to upload to.
 func (t *Torrent) rechoke(now time.Time) {
 	if t.closing || t.err != nil || t.have == nil {
@@ -22,7 +25,7 @@ func (t *Torrent) rechoke(now time.Time) {
 			interested++
 		}
 		t.cpeers = append(t.cpeers, choker.Peer{Key: choker.Key(p.key), Interested: p.peerInterested, Unchoked: p.unchoked, Snubbed: p.snubbed,
-			RateDown: p.pipe.Rate(now), RateUp: p.up.Rate(now), Since: p.chokeSince, Connected: p.since})
+			RateDown: p.down.Rate(now), RateUp: p.up.Rate(now), Owes: p.uploaded.Load() - p.downloaded, Since: p.chokeSince, Connected: p.since})
 	}
 	t.ckeys = t.choker.Choose(t.ckeys[:0], now, t.cpeers, t.slots(now, interested), t.state == StateSeeding, t.rng)
 	for p := range t.peers {

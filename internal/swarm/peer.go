@@ -66,6 +66,7 @@ type Peer struct {
 	unchoked, wanted   bool // wanted is rechoke's scratch
 	chokeSince         time.Time
 	up                 pipeline.Meter
+	down               pipeline.Meter // what tit for tat goes by, over some rounds; the pipeline's is for the moment
 	upSeen, downloaded int64
 
 	exchanged    bool // its type exchange has come

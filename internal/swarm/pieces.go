@@ -55,6 +55,8 @@ func (t *Torrent) block(p *Peer, now time.Time, b bt.Block, data *blockbuf.Buf) 
 	switch asked := t.picker.Outstanding(p.key) < owed; {
 	case asked:
 		p.pipe.Arrived(now, n)
+		p.down.Window = reciprocity
+		p.down.Add(now, n)
 		p.snubbed = false
 	case p.late > 0:
 		p.late--
