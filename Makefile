@@ -10,8 +10,10 @@ FILE        ?= README.md
 MUTANTS     ?= .
 # How often "make crash" kills.
 N           ?= 200
+# Over how many seeds "make sim" simulates.
+SEEDS       ?= 200
 
-.PHONY: help build test run lint fuzz cross interop interop-deps bench clean crash attacks mutants
+.PHONY: help build test run lint fuzz cross interop interop-deps bench clean crash attacks mutants sim
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -50,6 +52,8 @@ attacks: ## a client under attack, over sockets and in the simulated network; le
 
 mutants: ## take one check out at a time: the attack it answers must get through and its test fail (MUTANTS=... some of them)
 	PARLEY_MUTANTS='$(MUTANTS)' $(GO) test ./internal/attack -count=1 -timeout 60m -v -run '^TestMutants$$' $(TESTFLAGS)
+sim: ## simulated swarms over SEEDS seeds: blame, throughput, free riders, fifty peers that come and go; see docs/simulation.md
+	PARLEY_SIM_SEEDS=$(SEEDS) $(GO) test ./internal/swarm -count=1 -timeout 4h -v -run '^(TestCorrupterAmongFour|TestThroughput|TestFreeRiders|TestMixedSwarm)$$' $(TESTFLAGS)
 
 bench: ## side by side with other clients; see docs/benchmarks.md
 	cd bench && ./run.sh

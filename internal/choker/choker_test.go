@@ -405,3 +405,38 @@ func BenchmarkChoose1000(b *testing.B) {
 		buf = c.Choose(buf[:0], now, peers, 50, false, rng)
 	}
 }
+
+// Who was given much for nothing gets what is left last, and is seldom the optimistic one; while seeding nobody can be in debt.
+func TestDebt(t *testing.T) {
+	const riders, fair = 10, 10
+	held := func(seeding bool) (rider, other int) {
+		s := newSwarm(t, 4)
+		s.seeding = seeding
+		s.interested(riders+fair, 0)
+		for k := range riders {
+			s.peers[k].Owes = 64 << 20
+		}
+		for range 600 {
+			for _, k := range s.round() {
+				if k < riders {
+					rider++
+				} else {
+					other++
+				}
+			}
+		}
+		return rider, other
+	}
+	rider, other := held(false)
+	if rider == 0 || rider*8 > other {
+		t.Errorf("those in debt had %d slots, the others %d", rider, other)
+	}
+	if rider, other := held(true); rider*3 < other*2 || other*3 < rider*2 {
+		t.Errorf("while seeding those in debt had %d slots, the others %d", rider, other)
+	}
+	for owes, want := range map[int64]int{-1 << 40: 0, 0: 0, trustBytes - 1: 0, trustBytes: 1, 2 * trustBytes: 2, 1 << 62: maxDebt} {
+		if got := (&rankedPeer{Peer: Peer{Owes: owes}}).debt(); got != want {
+			t.Errorf("who owes %d bytes is at step %d, want %d", owes, got, want)
+		}
+	}
+}
