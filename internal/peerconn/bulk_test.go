@@ -1,0 +1,68 @@
+package peerconn
+
+import (
+	"testing"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/rawpeer"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/classic"
+)
+
+// BenchmarkUpload sends blocks to one peer over loopback, sixteen for each turn of the loop: with groups that have no limit, and with one that is never reached.
+func BenchmarkUpload(b *testing.B) {
+	for name, rate := range map[string]int64{"no limit": 0, "high limit": 1 << 40} {
+		b.Run(name, func(b *testing.B) {
+			timers, stop := NewTimers(time.Now), make(chan struct{})
+			defer close(stop)
+			go timers.Run(stop)
+			up, down := NewShaper(timers), NewShaper(timers)
+			up.SetRate(rate)
+			down.SetRate(rate)
+			s := &side{upGroup: up.NewGroup(), downGroup: down.NewGroup()}
+			benchmarkUpload(b, s)
+		})
+	}
+}
+
+func benchmarkUpload(b *testing.B, s *side) {
+	us, them := overTCP(b)
+	s.start(b, us)
+	raw := rawpeer.New(b, them)
+	s.open(b, raw)
+	if err := s.conn.Send(wire.Unchoke{}); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := raw.Write(classic.AppendInterested(nil)); err != nil {
+		b.Fatal(err)
+	}
+	const turn = 16
+	next := bt.PieceIndex(0)
+	request := func() {
+		var out []byte
+		for range turn {
+			out = classic.AppendRequest(out, wire.Request{Block: bt.Block{Index: next, Length: bt.BlockBytes}})
+			next = (next + 1) % 64
+		}
+		if _, err := raw.Write(out); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for range 4 {
+		request()
+	}
+	b.SetBytes(turn * bt.BlockBytes)
+	for b.Loop() {
+		n := 0
+		if err := raw.Until(func(m wire.Message) bool {
+			if m.Kind() == wire.KindPiece {
+				n++
+			}
+			return n == turn
+		}); err != nil {
+			b.Fatal(err)
+		}
+		request()
+	}
+}
