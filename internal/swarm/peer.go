@@ -50,6 +50,7 @@ type Peer struct {
 	key                picker.PeerKey
 	has                *bitfield.Set // what it has, while we miss something
 	super              *superPeer    // while we super-seed; nil if it is a seed
+	toldHave           bool          // it has been told what we have, by bitfield or otherwise
 	seed               bool
 	uploadOnly         bool
 	pipe               pipeline.Pipeline
@@ -524,6 +525,10 @@ func (t *Torrent) greet(p *Peer) {
 	p.exchangeDue = p.dialect == wire.DialectLTEP
 	if p.exchangeDue {
 		t.sendExchange(p, p.since)
+	}
+	p.toldHave = true
+	if t.super != nil {
+		t.reveal(p)
 	}
 }
 

@@ -185,7 +185,7 @@ func (t *Torrent) tickSuper(now time.Time) {
 func (t *Torrent) reveal(p *Peer) {
 	now := t.cfg.Now()
 	sp, s := p.super, p.shown.Load()
-	if sp == nil || s == nil {
+	if sp == nil || s == nil || !p.toldHave { // have none comes first (BEP 6): libtorrent takes what was shown before it as taken back
 		return
 	}
 	open := sp.due[:0]

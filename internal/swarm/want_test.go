@@ -447,6 +447,32 @@ func TestSuperSeed(t *testing.T) {
 	}
 }
 
+// A super-seed says first that it has nothing (BEP 6), and only then what it shows: libtorrent forgets what came before.
+func TestSuperSeedGreets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*piece, piece, slow)
+		seed := w.start(seeding, with(func(cfg *Config) { cfg.SuperSeed = true }))
+		await(t, "it seeds", func() bool { return seed.tor.Stats().State == StateSeeding })
+		addr := w.addr()
+		nc, err := w.net.Dial(context.Background(), addr, seed.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := rawpeer.New(t, nc)
+		if _, err := p.Greet(w.ih, peerID(addr), OurReserved); err != nil {
+			t.Fatal(err)
+		}
+		var kinds []wire.Kind
+		p.Until(func(m wire.Message) bool {
+			kinds = append(kinds, m.Kind())
+			return m.Kind() == wire.KindHave
+		})
+		if len(kinds) < 2 || kinds[0] != wire.KindHaveNone || kinds[len(kinds)-1] != wire.KindHave {
+			t.Errorf("it said %v, want have none first and then a piece", kinds)
+		}
+	})
+}
+
 // Who passes nothing on is shown no more than its share: the rest goes to those who do.
 func TestSuperSeedFreeRider(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
