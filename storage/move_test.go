@@ -517,3 +517,46 @@ func TestMoveSparse(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A piece of a finished file that is wrong can be written again; the file has its name once it is right.
+func TestReopen(t *testing.T) {
+	tor := newTorrent(t, 16, []string{"a", "b", "c"}, []int64{40, 40, 40})
+	dir := t.TempDir()
+	s, _, _ := tor.resumeAll(t, dir, remember)
+	tor.writeAll(t, s)
+	wantTree(t, dir, resumeName+" a b c")
+	if err := s.Forget(2); err != nil { // in a and b
+		t.Fatal(err)
+	}
+	if more, err := s.Reopen(2); err != nil || len(more) != 0 {
+		t.Fatalf("%v, %v", more, err)
+	}
+	wantTree(t, dir, resumeName+" a.part b.part c")
+	tor.write(t, s, 2)
+	wantTree(t, dir, resumeName+" a b c")
+
+	// What a file that has gone had is forgotten at once: it must not get its name from one piece alone.
+	if err := os.Remove(filepath.Join(dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Refresh(), s.Forget(4)); err != nil {
+		t.Fatal(err)
+	}
+	more, err := s.Reopen(4) // in b alone
+	if err != nil || fmt.Sprint(more) != "[2 3]" {
+		t.Fatalf("%v, %v", more, err)
+	}
+	tor.write(t, s, 4)
+	wantTree(t, dir, resumeName+" a b.part c")
+	tor.write(t, s, 2, 3)
+	wantFile(t, filepath.Join(dir, "b"), tor.content(t, "b"))
+
+	// What is longer than it should be is not ours.
+	writeFile(t, filepath.Join(dir, "c"), make([]byte, 41))
+	if err := s.Forget(6); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Reopen(6); !errors.Is(err, ErrConflict) {
+		t.Errorf("%v, want a conflict", err)
+	}
+}

@@ -394,6 +394,7 @@ func TestSlow(t *testing.T) {
 		var drip time.Duration
 		d := netdial.New(netdial.Config{Dial: func(context.Context, string, string) (net.Conn, error) {
 			near, far := net.Pipe()
+			drip := drip
 			go func() {
 				defer far.Close()
 				b := make([]byte, 4096)
