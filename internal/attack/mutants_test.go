@@ -44,7 +44,7 @@ var mutants = []mutant{
 	{file: "internal/swarm/metadata.go", old: "\tif !right {\n", new: "\tif !right {\n\t\tt.refuseMetadata(p)\n\t\treturn\n", attack: "poisoned metadata"},
 	{file: "internal/messaging/peer.go", old: "for p.used.Load() > int64(p.hub.o.QueueBytes) &&", new: "for false &&", attack: "messages for a slow handler"},
 	{file: "internal/swarm/duplicate.go", old: "\tif !sameAddr {\n", new: "\tif !sameAddr {\n\t\treturn keepNew\n", attack: "a stranger with the peer ID of somebody who is connected"},
-	{file: "internal/swarm/dial.go", old: "\treturn t.cfg.MaxPerAddress\n", new: "\treturn 0\n", attack: "a hundred sessions from one address"},
+	{file: "internal/swarm/dial.go", old: "\treturn t.cfg.MaxPerNear\n", new: "\treturn 0\n", attack: "a hundred sessions from one address"},
 	{file: "internal/dialguard/targets.go", old: "len(dials) < DialsPerTarget", new: "len(dials) < 1000", attack: "peer exchange that names one host on 50 ports, again and again"},
 	{file: "internal/resume/resume.go", old: "case sha256.Sum256(b[:n-sha256.Size]) != [sha256.Size]byte(b[n-sha256.Size:n]):", new: "case false:",
 		attack: "resume data with every byte changed, cut short, or of another torrent"},

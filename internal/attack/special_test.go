@@ -603,7 +603,8 @@ func (s *siege) tamper(t *testing.T) string {
 		t.Fatal(err)
 	}
 	resume := ""
-	kept := map[string][]byte{}
+	times := map[string]time.Time{} // of the other files
+	var good []byte
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -613,16 +614,28 @@ func (s *siege) tamper(t *testing.T) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if kept[e.Name()] = b; strings.Contains(e.Name(), "resume") {
-			resume = e.Name()
+		if strings.Contains(e.Name(), "resume") {
+			resume, good = e.Name(), b
+			continue
 		}
+		fi, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		times[e.Name()] = fi.ModTime()
 	}
 	if resume == "" {
 		t.Fatalf("no resume data among %v", entries)
 	}
-	good := kept[resume]
+	hashed := 0 // by the last call of claims
 	claims := func(data []byte) int {
 		t.Helper()
+		hashed = 0
+		for name, at := range times { // as if nobody had been there
+			if err := os.Chtimes(filepath.Join(dir, name), at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := os.WriteFile(filepath.Join(dir, resume), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -631,7 +644,7 @@ func (s *siege) tamper(t *testing.T) string {
 			return 0 // refused
 		}
 		defer st.Close()
-		found, err := storage.ResumePieces(t.Context(), st, geom, storage.HashesOf(s.mi), nil)
+		found, err := storage.ResumePieces(t.Context(), st, geom, storage.HashesOf(s.mi), func(int, int) { hashed++ })
 		if err != nil {
 			return 0
 		}
@@ -644,6 +657,11 @@ func (s *siege) tamper(t *testing.T) string {
 	}
 	tries := 0
 	for i := range good {
+		if i%16 == 0 { // what has not been tampered with is believed: otherwise this would show nothing
+			if n := claims(good); n != have || hashed != 0 {
+				t.Fatalf("before byte %d: %d pieces found by hashing %d, want %d by hashing none", i, n, hashed, have)
+			}
+		}
 		b := bytes.Clone(good)
 		b[i] ^= 1 << (i % 8)
 		claims(b)
