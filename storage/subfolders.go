@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -40,7 +41,10 @@ func (s *subfolders) in(root *os.Root, name string, f func(root *os.Root, name s
 		return f(root, name)
 	}
 	sub, err := s.take(root, filepath.Clean(dir))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return err // as of the file, which is not there either
+	case err != nil:
 		return f(root, name) // which says what is wrong with the file, not with its folder
 	}
 	defer s.give(sub)
