@@ -144,16 +144,13 @@ func TestWebSeedCorrupt(t *testing.T) {
 			bad[i]++
 		}
 		var after atomic.Int32
-		var n *node
 		url := w.web(func(rw http.ResponseWriter, r *http.Request) {
-			if n.tor != nil {
-				after.Add(1)
-			}
+			after.Add(1)
 			ranges(bad)(rw, r)
 		})
 		seed := w.start(seeding)
 		other := w.start(seeding)
-		n = w.start(webSeeds(url))
+		n := w.start(webSeeds(url))
 		time.Sleep(10 * time.Second) // until it stands alone there is nobody else to blame
 		st := n.tor.WebSeeds()
 		if len(st) != 1 || !st[0].Off || !strings.Contains(fmt.Sprint(st[0].Err), "piece") || n.count(EventWebSeedFailed) != 1 {
