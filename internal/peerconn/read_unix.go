@@ -38,7 +38,10 @@ func (r *reader) init(nc net.Conn) {
 }
 
 // setMost bounds a read to n bytes.
-func (r *reader) setMost(n int) { r.most, r.stream.most = n, n }
+func (r *reader) setMost(n int) {
+	r.most = n
+	r.stream.setMost(n)
+}
 
 // read returns a borrowed buffer with n bytes in it, which the caller releases; the buffer may be nil where n is 0.
 func (r *reader) read() (*blockbuf.Large, int, error) {
