@@ -32,10 +32,28 @@ type ShortPiece struct {
 	Bytes uint32 // of content, at least 1
 }
 
-// shortPieces are the short pieces in order, and how many bytes of padding all of them have.
+// shortPieces are the short pieces in order, and how many bytes of padding all of them have. tail is how many zeros behind the end of the torrent
+// others may ask for.
 type shortPieces struct {
 	list    []ShortPiece
 	padding int64
+	tail    uint32
+}
+
+// WithTail returns g with zeros behind the end of the torrent, up to the end of its last piece's place, that others may ask for as they may for the
+// padding behind other short pieces: libtorrent 2.0.8 does in v2 torrents.
+func (g Geometry) WithTail() Geometry {
+	last := g.NumPieces() - 1
+	if last < 0 || g.PieceSpan(PieceIndex(last)) == g.PieceBytes {
+		return g
+	}
+	s := shortPieces{}
+	if g.short != nil {
+		s = *g.short
+	}
+	s.tail = g.PieceBytes - g.PieceSpan(PieceIndex(last))
+	g.short = &s
+	return g
 }
 
 // WithShort returns g with short pieces, which are in order and shorter than their place. The list is kept and must not change.
@@ -140,7 +158,11 @@ func (g Geometry) Block(i PieceIndex, n int) Block {
 // Contains reports whether b lies within the torrent and is not empty. The padding behind a short piece is part of the torrent: clients that
 // know a hybrid in its v1 form ask for it, and libtorrent does even if there is none.
 func (g Geometry) Contains(b Block) bool {
-	return b.Length > 0 && uint64(b.Begin)+uint64(b.Length) <= uint64(g.PieceSpan(b.Index))
+	room := uint64(g.PieceSpan(b.Index))
+	if g.short != nil && int64(b.Index) == int64(g.NumPieces())-1 {
+		room += uint64(g.short.tail)
+	}
+	return b.Length > 0 && uint64(b.Begin)+uint64(b.Length) <= room
 }
 
 // Offset returns the offset of b in the torrent.

@@ -27,6 +27,15 @@ func TestShortPieces(t *testing.T) {
 			t.Errorf("contains %v: %v", b, !want)
 		}
 	}
+	tail := g.WithTail()
+	for b, want := range map[Block]bool{{7, 0, 4}: true, {7, 0, 16}: true, {7, 4, 12}: true, {7, 4, 13}: false, {8, 0, 1}: false, {6, 0, 17}: false} {
+		if tail.Contains(b) != want {
+			t.Errorf("with a tail it contains %v: %v", b, !want)
+		}
+	}
+	if tail.PieceLen(7) != 4 || tail.PieceSpan(7) != 4 || tail.ContentBytes() != 93 || tail.NumPieces() != 8 || g.Contains(Block{7, 0, 5}) {
+		t.Error("a tail changes more than what others may ask for")
+	}
 	if g.WithShort(nil) != plain {
 		t.Error("without short pieces it is not what it was")
 	}

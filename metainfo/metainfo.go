@@ -302,6 +302,7 @@ func parseInfo(v bencode.Value, v2 bool) (*Info, error) {
 		if info.Geometry, err = GeometryOf(info.Files, info.PieceLength, true); err != nil {
 			return nil, &Error{Field: "info", Reason: err.Error(), err: err}
 		}
+		info.Geometry = info.Geometry.WithTail()
 		return info, nil
 	}
 	if info.PieceHashes, ok = pieces.Bytes(); !ok {

@@ -187,7 +187,13 @@ func (p *Peer) ReadBlock(dst []byte, b bt.Block) error {
 	if show := p.shown.Load(); !ok || s.store == nil || show != nil && !show.has(b.Index) {
 		return errNotHere
 	}
-	n, err := s.store.ReadAt(dst, s.geom.Offset(b))
+	off := s.geom.Offset(b)
+	if in := s.geom.TotalBytes - off; in < int64(len(dst)) { // zeros behind the end: see bt.Geometry.WithTail
+		in = max(in, 0)
+		clear(dst[in:])
+		dst = dst[:in]
+	}
+	n, err := s.store.ReadAt(dst, off)
 	if n == len(dst) {
 		return nil
 	}
