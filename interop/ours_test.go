@@ -142,7 +142,7 @@ func add(t *testing.T, client *parley.Client, source, dir, peer string) *parley.
 	}
 	var tor *parley.Torrent
 	if strings.HasPrefix(source, "magnet:") {
-		m, err := metainfo.ParseMagnet(source)
+		m, err := metainfo.ParseMagnetV2(source)
 		if err != nil {
 			t.Fatal(err)
 		}
