@@ -617,7 +617,8 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 			refill = true
 		case wire.KindInterested, wire.KindNotInterested:
 			p.peerInterested = e.Kind == wire.KindInterested
-			rechoke = true // once, however often it changes its mind
+			// Once, however often it changes its mind. Of a super-seed a peer wants nothing for a moment time and again: it keeps its slot until the next round.
+			rechoke = rechoke || p.peerInterested || t.super == nil
 		case wire.KindHave:
 			t.peerHave(p, e)
 		case wire.KindBitfield:

@@ -12,6 +12,8 @@ import (
 const (
 	// superAhead is how many pieces a peer is shown beyond those it has passed on: it fetches one while another spreads.
 	superAhead = 2
+	// superAlone is the same for the only peer: there is nobody to pass them on to, and it would have nothing to do most of the time.
+	superAlone = 16
 	// superPatience is how long a piece is left to the peer that was shown it. If it has not been fetched then, others may be shown it; if it has been but
 	// nobody got it from there, the peer is shown another: perhaps nobody can connect to it.
 	superPatience = time.Minute
@@ -195,7 +197,7 @@ func (t *Torrent) reveal(p *Peer) {
 		}
 	}
 	sp.due = open
-	for len(sp.due) < superAhead {
+	for most := t.superAhead(); len(sp.due) < most; {
 		i, ok := t.rarest(p, s)
 		if !ok {
 			return
@@ -205,6 +207,20 @@ func (t *Torrent) reveal(p *Peer) {
 		sp.due = append(sp.due, reveal{piece: i, since: now})
 		t.send(p, wire.Have{Index: i})
 	}
+}
+
+// superAhead returns how many pieces a peer is shown beyond those it has passed on.
+func (t *Torrent) superAhead() int {
+	n := 0
+	for p := range t.peers {
+		if p.super != nil {
+			n++
+		}
+	}
+	if n == 1 {
+		return superAlone
+	}
+	return superAhead
 }
 
 // passedOn reports whether a piece that a peer has fetched is elsewhere too, or nobody wants it who could get it there.

@@ -476,7 +476,7 @@ func TestSuperSeedGreets(t *testing.T) {
 // Who passes nothing on is shown no more than its share: the rest goes to those who do.
 func TestSuperSeedFreeRider(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 100*piece, piece, simnet.Link{Latency: 10 * time.Millisecond, Rate: 1 << 20})
+		w := newWorld(t, 500*piece, piece, simnet.Link{Latency: 10 * time.Millisecond, Rate: 1 << 20})
 		seed := w.start(seeding, with(func(cfg *Config) { cfg.SuperSeed = true }))
 		// Somebody else is there who wants pieces, and takes none.
 		idle := w.raw(seed)
@@ -494,7 +494,7 @@ func TestSuperSeedFreeRider(t *testing.T) {
 				shown[m.Index] = true
 				taker.Write(classic.AppendRequest(nil, wire.Request{Block: bt.Block{Index: m.Index, Length: piece}}))
 				// What was not shown is not served, whoever asks.
-				taker.Write(classic.AppendRequest(nil, wire.Request{Block: bt.Block{Index: (m.Index + 50) % 100, Length: piece}}))
+				taker.Write(classic.AppendRequest(nil, wire.Request{Block: bt.Block{Index: (m.Index + 250) % 500, Length: piece}}))
 			case *wire.Piece:
 				got[m.Index] = true
 				if !shown[m.Index] {
