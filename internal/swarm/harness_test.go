@@ -99,6 +99,7 @@ type node struct {
 	down   *peerconn.Shaper
 	conns  sync.WaitGroup
 	run    sync.WaitGroup
+	accept sync.WaitGroup
 	ln     net.Listener
 	stop   chan struct{}
 	closed bool
@@ -180,7 +181,7 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 	n.tor = Start(cfg)
 	n.tor.do(func() { n.tor.rng = rand.New(rand.NewPCG(w.seed, uint64(w.hosts))) })
 	n.run.Go(func() { timers.Run(n.stop) })
-	n.run.Go(func() {
+	n.accept.Go(func() {
 		for {
 			nc, err := ln.Accept()
 			if err != nil {
@@ -211,6 +212,7 @@ func (n *node) close() {
 		n.t.Error(err)
 	}
 	n.ln.Close()
+	n.accept.Wait() // what was accepted meanwhile is among the connections now
 	n.conns.Wait()
 	close(n.stop)
 	n.run.Wait()

@@ -53,11 +53,11 @@ func TestCorrupterAmongFour(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			var total blameResult
-			seeds := simSeeds(t, 5)
+			first, seeds := simSeeds(t, 5)
 			for s := range seeds {
-				synctest.Test(t, func(t *testing.T) { total.add(c.run(t, 1000+s)) })
+				synctest.Test(t, func(t *testing.T) { total.add(c.run(t, first+s)) })
 				if t.Failed() {
-					t.Fatalf("seed %d", 1000+s)
+					t.Fatalf("seed %d", first+s)
 				}
 			}
 			if total.shared == 0 {

@@ -10,7 +10,7 @@ import (
 
 // A quarter of those who download never upload. Tit for tat has them wait: contributors are done well before them.
 func TestFreeRiders(t *testing.T) {
-	seeds := simSeeds(t, 1)
+	first, seeds := simSeeds(t, 1)
 	for _, v := range []struct {
 		name  string
 		leave bool
@@ -24,7 +24,7 @@ func TestFreeRiders(t *testing.T) {
 			worst := 0.0
 			for seed := range seeds {
 				synctest.Test(t, func(t *testing.T) {
-					c := freeRiders(t, 1+seed, v.leave)
+					c := freeRiders(t, first+seed, v.leave)
 					a, b := c.times("leecher"), c.times("rider")
 					contributors, riders = append(contributors, mean(a)), append(riders, mean(b))
 					f := float64(mean(b)) / float64(mean(a))
@@ -33,7 +33,7 @@ func TestFreeRiders(t *testing.T) {
 					}
 				})
 				if t.Failed() {
-					t.Fatalf("seed %d", 1+seed)
+					t.Fatalf("seed %d", first+seed)
 				}
 			}
 			if f := float64(mean(riders)) / float64(mean(contributors)); f < v.least {

@@ -17,18 +17,22 @@ import (
 	"github.com/parley-bt/parley/storage"
 )
 
-// simSeeds returns over how many seeds a simulation is run: PARLEY_SIM_SEEDS, and few without it; "make sim SEEDS=200".
-func simSeeds(t *testing.T, few uint64) uint64 {
+// simSeeds returns the seeds that a simulation is run over, first and how many: PARLEY_SIM_FIRST and PARLEY_SIM_SEEDS, the first few without them;
+// "make sim SEEDS=200".
+func simSeeds(t *testing.T, few uint64) (first, n uint64) {
 	t.Helper()
-	v := os.Getenv("PARLEY_SIM_SEEDS")
-	if v == "" {
-		return few
+	number := func(name string, otherwise uint64) uint64 {
+		v := os.Getenv(name)
+		if v == "" {
+			return otherwise
+		}
+		n, err := strconv.ParseUint(v, 10, 31)
+		if err != nil || n == 0 {
+			t.Fatalf("%s=%q: want a number from 1", name, v)
+		}
+		return n
 	}
-	n, err := strconv.ParseUint(v, 10, 31)
-	if err != nil || n == 0 {
-		t.Fatalf("PARLEY_SIM_SEEDS=%q: want a number from 1", v)
-	}
-	return n
+	return number("PARLEY_SIM_FIRST", 1), number("PARLEY_SIM_SEEDS", few)
 }
 
 // rated gives a node's host its rates.
@@ -238,8 +242,7 @@ type event struct {
 
 // Fifty peers of all kinds complete, whoever comes, leaves, returns and crashes meanwhile.
 func TestMixedSwarm(t *testing.T) {
-	const first = 1
-	seeds := simSeeds(t, 2)
+	first, seeds := simSeeds(t, 2)
 	var firstDone, median, lastDone []time.Duration
 	var content, moved, wasted int64
 	lives := 0
@@ -259,7 +262,10 @@ func TestMixedSwarm(t *testing.T) {
 			}
 		})
 		if t.Failed() {
-			t.Fatalf("seed %d of %d", seed, seeds)
+			t.Fatalf("seed %d", seed)
+		}
+		if s%10 == 9 {
+			t.Logf("%d seeds are done, the last after %v", s+1, slices.Max(lastDone))
 		}
 	}
 	t.Logf("%d seeds of 50 peers, %d returns: the first complete after %v, half of them after %v, the last after %v (means), at most %v; %.4f of the content wasted; %v of real time a seed",
