@@ -307,7 +307,7 @@ func unwantedBlocks(t *testing.T, options []func(*node, *Config)) {
 	}
 }
 
-// More silent peers than may be asked for one block in the endgame cost the time after which they are snubbed, once, and not again and again.
+// More silent peers than may be asked for one block in the endgame cost the time that they are given there, once, and not the whole time after which a peer is snubbed.
 func TestManySnubs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 40*piece, piece, slow)
@@ -320,6 +320,6 @@ func TestManySnubs(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		n.tor.AddPeers(w.start(seeding).addr)
-		n.waitComplete(pipeline.SnubFirst + 10*time.Second)
+		n.waitComplete(endgameSilence + 10*time.Second)
 	})
 }
