@@ -19,6 +19,9 @@ func TestFreeRiders(t *testing.T) {
 		{"who is complete stays", false, 1.05}, // and serves whoever is left
 		{"who is complete leaves", true, 1.3},
 	} {
+		if !v.leave && !inFull() {
+			continue
+		}
 		t.Run(v.name, func(t *testing.T) {
 			var contributors, riders []time.Duration
 			worst := 0.0
