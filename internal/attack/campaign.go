@@ -243,11 +243,7 @@ func (c *Campaign) tally(err error) {
 func (c *Campaign) Result() string {
 	s := c.Outcome.String()
 	if c.Outcome == Ended {
-		s += fmt.Sprintf(" ×%d", c.conns.Load())
-		for _, e := range c.Errs {
-			s += ": " + e.Error()
-			break
-		}
+		s += fmt.Sprintf(" ×%d: %v", c.conns.Load(), c.Errs[0])
 	}
 	return s + fmt.Sprintf("; %s sent", Size(c.most.Load()))
 }

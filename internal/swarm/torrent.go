@@ -203,6 +203,7 @@ type Torrent struct {
 	byID       map[bt.PeerID]*Peer
 	nextKey    picker.PeerKey
 	byKey      map[picker.PeerKey]*Peer
+	statsMu    sync.Mutex   // of Stats alone
 	lingering  atomic.Int64 // sessions that ended and whose messages still wait for handlers
 	greeting   greeting
 	closing    bool
@@ -750,11 +751,16 @@ func (t *Torrent) stats() Stats {
 
 // Stats returns a snapshot.
 func (t *Torrent) Stats() Stats {
-	var s Stats
-	if !t.do(func() { s = t.stats() }) {
-		s = t.stats() // the owner has ended: nobody writes any more
+	take := func() Stats {
+		t.statsMu.Lock() // when the owner ends, it and several others may be here: rates are worked out as they are asked for
+		defer t.statsMu.Unlock()
+		return t.stats()
 	}
-	return s
+	var s Stats
+	if t.do(func() { s = take() }) {
+		return s
+	}
+	return take() // the owner has ended, or answers late, into what nobody reads
 }
 
 // Info returns the metadata, nil while it is not known.
