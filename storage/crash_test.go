@@ -29,7 +29,7 @@ import (
 // TestMain lets the crash test run this binary as the program that it kills.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("PARLEY_CRASH_DIR"); dir != "" {
-		fmt.Fprintln(os.Stderr, crashing(dir, os.Getenv("PARLEY_CRASH_TORRENT"), os.Getenv("PARLEY_CRASH_PEER")))
+		fmt.Fprintln(os.Stderr, crashing(dir, os.Getenv("PARLEY_CRASH_STATE"), os.Getenv("PARLEY_CRASH_TORRENT"), os.Getenv("PARLEY_CRASH_PEER")))
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -78,8 +78,8 @@ func (s *told) Verified(i bt.PieceIndex) error {
 	return nil
 }
 
-// crashing downloads until somebody kills it.
-func crashing(dir, torrent, peer string) error {
+// crashing downloads until somebody kills it. What is verified is remembered in the folder state, or beside the files if that is "".
+func crashing(dir, state, torrent, peer string) error {
 	b, err := os.ReadFile(torrent)
 	if err != nil {
 		return err
@@ -91,6 +91,15 @@ func crashing(dir, torrent, peer string) error {
 	addr, err := netip.ParseAddrPort(peer)
 	if err != nil {
 		return err
+	}
+	opts := storage.Options{InfoHash: mi.InfoHash, MaxUnsavedBytes: crashUnsaved}
+	if state != "" {
+		if err := os.MkdirAll(state, 0o700); err != nil {
+			return err
+		}
+		if opts.State, err = os.OpenRoot(state); err != nil {
+			return err
+		}
 	}
 	c, err := parley.NewClient(parley.Config{NoListen: true})
 	if err != nil {
@@ -106,7 +115,7 @@ func crashing(dir, torrent, peer string) error {
 		for i, f := range info.Files {
 			files = append(files, storage.File{Path: paths[i], Length: f.Length, Padding: f.Padding})
 		}
-		fs, err := storage.OpenFiles(dir, files, info.Geometry, storage.Options{InfoHash: mi.InfoHash, MaxUnsavedBytes: crashUnsaved})
+		fs, err := storage.OpenFiles(dir, files, info.Geometry, opts)
 		if err != nil {
 			return nil, err
 		}
@@ -131,10 +140,11 @@ func crashing(dir, torrent, peer string) error {
 	select {}
 }
 
-// TestKilled kills a download again and again with a signal that cannot be caught. No piece that was verified may be lost, what is read
-// again is bounded, and the content is right in the end. PARLEY_CRASHES says how often; "make crash N=200".
+// TestKilled kills two downloads again and again with a signal that cannot be caught, of which one remembers what is verified beside its
+// files and the other in a state folder. No piece that was verified may be lost, what is read again is bounded, and the content is right
+// in the end. PARLEY_CRASHES says how often; "make crash N=200".
 func TestKilled(t *testing.T) {
-	kills := 10
+	kills := 20
 	if n := os.Getenv("PARLEY_CRASHES"); n != "" {
 		var err error
 		if kills, err = strconv.Atoi(n); err != nil || kills < 1 {
@@ -176,25 +186,33 @@ func TestKilled(t *testing.T) {
 	// See Files.Resume: and the swarm verifies as many pieces at once as there are cores, at least two.
 	bound := int64(crashUnsaved + max(2, runtime.GOMAXPROCS(0))*crashPiece)
 	c := crashes{t: t, rng: rng, torrent: torrent, peer: client.Addr().String(), pieces: mi.Info.NumPieces(), bound: bound}
-	c.fresh()
+	gets := [2]*download{c.fresh(false), c.fresh(true)}
 	for c.killed < kills {
-		if c.run(true) {
-			sameTree(t, src, filepath.Join(c.dir, "content"))
-			c.fresh()
+		i := c.killed % 2
+		if c.run(gets[i], true) {
+			c.check(gets[i], src)
+			gets[i] = c.fresh(i == 1)
 		}
 	}
-	if !c.run(false) {
-		t.Error("the last run did not complete")
+	for _, d := range gets {
+		if !c.run(d, false) {
+			t.Error("the last run did not complete")
+		}
+		c.check(d, src)
 	}
-	sameTree(t, src, filepath.Join(c.dir, "content"))
-	t.Logf("%d kills, %d of them in the middle, %d downloads completed; %d pieces trusted and %d KiB read again over all; at most %d of %d KiB read again at once",
-		c.killed, c.middle, c.completed, c.trusted, c.reread>>10, c.worst>>10, bound>>10)
-	if c.middle == 0 || c.trusted == 0 || c.reread == 0 {
-		t.Error("nothing was ever interrupted and resumed: the test is none")
+	t.Logf("%d kills, %d of them in the middle, %d downloads completed; at most %d of %d KiB read again at once", c.killed,
+		c.of[0].middle+c.of[1].middle, c.of[0].completed+c.of[1].completed, max(c.of[0].worst, c.of[1].worst)>>10, bound>>10)
+	for i, where := range []string{"beside the files", "in a state folder"} {
+		n := c.of[i]
+		t.Logf("remembered %s: %d kills in the middle, %d downloads completed; %d pieces trusted and %d KiB read again over all; at most %d KiB read again at once",
+			where, n.middle, n.completed, n.trusted, n.reread>>10, n.worst>>10)
+		if n.middle == 0 || n.trusted == 0 || n.reread == 0 {
+			t.Errorf("remembered %s: nothing was ever interrupted and resumed: the test is none", where)
+		}
 	}
 }
 
-// crashes is a download that is killed.
+// crashes kills downloads.
 type crashes struct {
 	t             *testing.T
 	rng           *rand.Rand
@@ -202,25 +220,54 @@ type crashes struct {
 	pieces        int
 	bound         int64
 
-	dir   string
-	acked *bitfield.Set // verified, as far as we were told
+	killed int
+	of     [2]tally // of downloads without and with a state folder
+}
 
-	killed, middle, completed, trusted int
-	reread, worst                      int64
+type tally struct {
+	middle, completed, trusted int
+	reread, worst              int64
+}
+
+// download is one that is killed.
+type download struct {
+	dir, state string        // state is "" if what is verified is remembered beside the files
+	acked      *bitfield.Set // verified, as far as we were told
+	*tally
 }
 
 // fresh begins another download.
-func (c *crashes) fresh() {
-	c.dir = filepath.Join(c.t.TempDir(), "get")
-	c.acked = bitfield.New(c.pieces)
+func (c *crashes) fresh(state bool) *download {
+	d := &download{dir: filepath.Join(c.t.TempDir(), "get"), acked: bitfield.New(c.pieces), tally: &c.of[0]}
+	if state {
+		d.state, d.tally = filepath.Join(c.t.TempDir(), "state"), &c.of[1]
+	}
+	return d
+}
+
+// check looks at a download that is complete.
+func (c *crashes) check(d *download, src string) {
+	c.t.Helper()
+	sameTree(c.t, src, filepath.Join(d.dir, "content"))
+	if d.state == "" {
+		return
+	}
+	// A state folder remembers what is complete, so that no more of it is read again than of what is not; and nothing lies beside the files.
+	if !c.run(d, false) {
+		c.t.Error("what was complete is not any more")
+	}
+	entries, err := os.ReadDir(d.dir)
+	if err != nil || len(entries) != 1 {
+		c.t.Errorf("beside the files lie %v, %v", entries, err)
+	}
 }
 
 // run goes on with the download, and kills it at a point of its own choice if it is to. It reports whether the download is complete.
-func (c *crashes) run(kill bool) (complete bool) {
+func (c *crashes) run(d *download, kill bool) (complete bool) {
 	t := c.t
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "PARLEY_CRASH_DIR="+c.dir, "PARLEY_CRASH_TORRENT="+c.torrent, "PARLEY_CRASH_PEER="+c.peer)
+	cmd.Env = append(os.Environ(), "PARLEY_CRASH_DIR="+d.dir, "PARLEY_CRASH_STATE="+d.state, "PARLEY_CRASH_TORRENT="+c.torrent, "PARLEY_CRASH_PEER="+c.peer)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -245,7 +292,7 @@ func (c *crashes) run(kill bool) (complete bool) {
 			after = c.rng.IntN(50)
 		}
 	}
-	resumed, verified := false, 0
+	resumed, verified, wasFull := false, 0, d.acked.Full()
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -258,9 +305,9 @@ func (c *crashes) run(kill bool) (complete bool) {
 			stop()
 		case scan(line, "resumed %d %d %s", &a, &b, &text):
 			resumed = true
-			c.resumed(int(a), b, text)
+			c.resumed(d, int(a), b, text)
 		case scan(line, "verified %d", &a):
-			c.acked.Add(int(a))
+			d.acked.Add(int(a))
 			verified++
 			if verified == after {
 				time.AfterFunc(time.Duration(c.rng.Int64N(int64(2*time.Millisecond))), stop)
@@ -281,13 +328,15 @@ func (c *crashes) run(kill bool) (complete bool) {
 	}
 	if kill {
 		c.killed++
-		if n := c.acked.Count(); n > 0 && !complete {
-			c.middle++
+		if n := d.acked.Count(); n > 0 && !complete {
+			d.middle++
 		}
 	}
 	if complete {
-		c.completed++
-		if !c.acked.Full() && verified == 0 && !resumed {
+		if !wasFull {
+			d.completed++
+		}
+		if !d.acked.Full() && verified == 0 && !resumed {
 			t.Error("complete without having said what is there")
 		}
 	}
@@ -301,7 +350,7 @@ func scan(line, format string, args ...any) bool {
 }
 
 // resumed looks at what the program has found in the folder.
-func (c *crashes) resumed(trusted int, read int64, text string) {
+func (c *crashes) resumed(d *download, trusted int, read int64, text string) {
 	c.t.Helper()
 	b, err := hex.DecodeString(text)
 	if err != nil || len(b) == 0 {
@@ -311,7 +360,7 @@ func (c *crashes) resumed(trusted int, read int64, text string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for i := range c.acked.All() {
+	for i := range d.acked.All() {
 		if !have.Has(i) {
 			c.t.Errorf("kill %d: piece %d was verified and is lost", c.killed, i)
 		}
@@ -319,10 +368,10 @@ func (c *crashes) resumed(trusted int, read int64, text string) {
 	if read > c.bound {
 		c.t.Errorf("kill %d: %d bytes were read again, want at most %d", c.killed, read, c.bound)
 	}
-	c.acked = have
-	c.trusted += trusted
-	c.reread += read
-	c.worst = max(c.worst, read)
+	d.acked = have
+	d.trusted += trusted
+	d.reread += read
+	d.worst = max(d.worst, read)
 }
 
 // sameTree compares all files below two folders.
