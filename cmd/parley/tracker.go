@@ -83,14 +83,14 @@ func (a *app) tracker(ctx context.Context, f trackerFlags) error {
 	}
 	cfg := server.Config{Interval: f.interval, MaxTorrents: f.maxTorrents}
 	if len(f.allow) > 0 {
-		allowed := map[bt.InfoHash]bool{}
+		allowed := allowList{}
 		for _, path := range f.allow {
 			if err := readAllowed(path, allowed); err != nil {
 				return err
 			}
 		}
-		cfg.Allow = func(h bt.InfoHash) bool { return allowed[h] }
-		a.ui.note("%s tracked, others are refused", plural(len(allowed), "torrent"))
+		cfg.Allow = func(h bt.InfoHash) bool { _, ok := allowed[h]; return ok }
+		a.ui.note("%s tracked, others are refused", plural(allowed.torrents(), "torrent"))
 	}
 	open := server.Listen
 	if !f.udp {
@@ -165,14 +165,54 @@ func (a *app) printStats(event string, s server.Stats) {
 // maxAllowedLine is the longest line of a list of torrents.
 const maxAllowedLine = 64 << 10
 
+// allowList holds the hashes that peers announce the torrents of a list by, and which of them is the first of its torrent.
+type allowList map[bt.InfoHash]bool
+
+// add adds a torrent: a hybrid goes by two hashes, and a v2 info-hash is cut to 20 bytes (BEP 52).
+func (l allowList) add(v1 bt.InfoHash, v2 metainfo.InfoHashV2) {
+	first := true
+	for _, h := range [...]bt.InfoHash{v1, v2.Truncated()} {
+		if !h.IsZero() {
+			l[h] = l[h] || first
+			first = false
+		}
+	}
+}
+
+// torrents returns how many torrents it names.
+func (l allowList) torrents() (n int) {
+	for _, first := range l {
+		if first {
+			n++
+		}
+	}
+	return n
+}
+
+// readAllowedLine reads a line of a list of torrents.
+func readAllowedLine(line string) (m metainfo.Magnet, err error) {
+	switch {
+	case len(line) >= 7 && strings.EqualFold(line[:7], "magnet:"):
+		return metainfo.ParseMagnetV2(line)
+	case len(line) == 2*metainfo.TreeHashBytes:
+		m.InfoHashV2, err = metainfo.ParseInfoHashV2(line)
+	default:
+		m.InfoHash, err = bt.ParseInfoHash(line)
+	}
+	if err == nil && m.InfoHash.IsZero() && m.InfoHashV2.Truncated().IsZero() {
+		err = errors.New("an info-hash of zeros")
+	}
+	return m, err
+}
+
 // readAllowed adds the torrents that a file names.
-func readAllowed(path string, allowed map[bt.InfoHash]bool) error {
+func readAllowed(path string, allowed allowList) error {
 	if strings.HasSuffix(strings.ToLower(path), ".torrent") {
 		mi, err := loadTorrent(path)
 		if err != nil {
 			return err
 		}
-		allowed[mi.InfoHash] = true
+		allowed.add(mi.InfoHash, mi.InfoHashV2)
 		return nil
 	}
 	file, err := os.Open(path)
@@ -180,7 +220,7 @@ func readAllowed(path string, allowed map[bt.InfoHash]bool) error {
 		return inputError(err)
 	}
 	defer file.Close() // only read
-	const hint = "a line is an info-hash of 40 hexadecimal digits or 32 base32 characters, a magnet link, empty, or begins with #"
+	const hint = "a line is an info-hash of 40 hexadecimal digits or 32 base32 characters, a v2 info-hash of 64 hexadecimal digits, a magnet link, empty, or begins with #"
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, maxAllowedLine)
 	n := 0
@@ -189,16 +229,11 @@ func readAllowed(path string, allowed map[bt.InfoHash]bool) error {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		h, err := bt.ParseInfoHash(line)
-		if len(line) >= 7 && strings.EqualFold(line[:7], "magnet:") {
-			var m metainfo.Magnet
-			m, err = metainfo.ParseMagnet(line)
-			h = m.InfoHash
-		}
-		if err != nil || h.IsZero() {
+		m, err := readAllowedLine(line)
+		if err != nil {
 			return failf(exitInput, hint, "%s: line %d: not an info-hash", path, n)
 		}
-		allowed[h] = true
+		allowed.add(m.InfoHash, m.InfoHashV2)
 	}
 	if err := lines.Err(); err != nil {
 		return failf(exitInput, hint, "%s: line %d: %w", path, n, err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/parley-bt/parley"
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/dht"
 )
@@ -95,10 +96,55 @@ func TestTrackerAllow(t *testing.T) {
 	}
 	cli(t, "tracker", "--listen", loopback, "--allow", filepath.Join(dir, "none")).check(t, exitInput, "none")
 	cli(t, "tracker", "--listen", loopback, "--allow", write(t, dir, "bad.torrent", "x")).check(t, exitTorrent, "bad.torrent")
-	allowed := map[bt.InfoHash]bool{}
+	allowed := allowList{}
 	if err := readAllowed(list, allowed); err != nil || len(allowed) != 2 {
 		t.Errorf("%v, %v", allowed, err)
 	}
+}
+
+func hashOf(t *testing.T, s string) bt.InfoHash {
+	t.Helper()
+	h, err := bt.ParseInfoHash(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// A torrent with a v2 description is tracked under every hash that peers announce it by.
+func TestTrackerAllowV2(t *testing.T) {
+	v1, v2, short := strings.Repeat("7", 40), strings.Repeat("89", 32), strings.Repeat("89", 20)
+	dir := t.TempDir()
+	write(t, dir, "one", "1")
+	made := filepath.Join(dir, "x.torrent")
+	cli(t, "create", "--hybrid", filepath.Join(dir, "one"), "-o", made).check(t, exitOK)
+	mi, err := parley.LoadTorrent(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, path string
+		torrents   int
+		want       []string
+	}{
+		{"a v2 info-hash", write(t, dir, "a", v2), 1, []string{short}},
+		{"a v2 link", write(t, dir, "b", "magnet:?xt=urn:btmh:1220"+v2), 1, []string{short}},
+		{"a hybrid link", write(t, dir, "c", "magnet:?xt=urn:btih:"+v1+"&xt=urn:btmh:1220"+v2), 1, []string{v1, short}},
+		{"each hash by itself", write(t, dir, "d", v1+"\n"+v2+"\n"+short), 2, []string{v1, short}},
+		{"a hybrid .torrent", made, 1, []string{mi.InfoHash.String(), mi.InfoHashV2.Truncated().String()}},
+	} {
+		allowed := allowList{}
+		err := readAllowed(tt.path, allowed)
+		for _, h := range tt.want {
+			if _, ok := allowed[hashOf(t, h)]; !ok {
+				t.Errorf("%s: %s is not tracked", tt.name, h)
+			}
+		}
+		if err != nil || len(allowed) != len(tt.want) || allowed.torrents() != tt.torrents {
+			t.Errorf("%s: %v, %v", tt.name, allowed, err)
+		}
+	}
+	cli(t, "tracker", "--listen", loopback, "--allow", write(t, dir, "e", strings.Repeat("0", 64))).check(t, exitInput, "line 1: not an info-hash")
 }
 
 func TestTrackerUsage(t *testing.T) {
