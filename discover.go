@@ -120,11 +120,14 @@ func (c *Client) ExternalIP() (netip.Addr, bool) {
 
 // finder is how one torrent finds peers.
 type finder struct {
-	t          *Torrent
-	d          *discoverer
-	announcers []*tracker.Announcer
-	ctx        context.Context // done when the torrent does not look for peers any more
-	cancel     context.CancelFunc
+	t      *Torrent
+	d      *discoverer
+	ctx    context.Context // done when the torrent does not look for peers any more
+	cancel context.CancelFunc
+
+	mu         sync.Mutex
+	hashes     []bt.InfoHash        // under which it looks
+	announcers []*tracker.Announcer // of each hash; it only grows
 
 	peers   atomic.Int64
 	missing atomic.Bool // the torrent was incomplete when last heard of: then its completion is news
@@ -136,20 +139,64 @@ func (d *discoverer) newFinder(t *Torrent) *finder {
 	f := &finder{t: t, d: d}
 	f.ctx, f.cancel = context.WithCancel(d.ctx)
 	f.wants.Store(true)
-	if d.c.cfg.NoTrackers {
-		return f
-	}
 	for _, h := range t.announced() {
-		for _, tiers := range t.trackers() {
-			var a *tracker.Announcer
-			a = tracker.NewAnnouncer(tracker.AnnouncerConfig{
-				Client: d.trackers, InfoHash: h, PeerID: d.c.peerID, Tiers: tiers, Report: f.report, Peers: f.learn,
-				Changed: func(s tracker.Status) { f.announced(a, s) }, StopTimeout: farewell, Hurry: d.hurry,
-			})
-			f.announcers = append(f.announcers, a)
-		}
+		f.take(h)
 	}
 	return f
+}
+
+// take adds a hash to look under, and returns the announcers that it brings, which have not started.
+func (f *finder) take(h bt.InfoHash) (added []*tracker.Announcer) {
+	if !f.d.c.cfg.NoTrackers {
+		for _, tiers := range f.t.trackers() {
+			var a *tracker.Announcer
+			a = tracker.NewAnnouncer(tracker.AnnouncerConfig{
+				Client: f.d.trackers, InfoHash: h, PeerID: f.d.c.peerID, Tiers: tiers, Report: f.report, Peers: f.learn,
+				Changed: func(s tracker.Status) { f.announced(a, s) }, StopTimeout: farewell, Hurry: f.d.hurry,
+			})
+			added = append(added, a)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hashes = append(f.hashes, h)
+	f.announcers = append(f.announcers, added...)
+	return added
+}
+
+// under returns the hashes that the torrent is looked for under.
+func (f *finder) under() []bt.InfoHash {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hashes
+}
+
+// all returns the announcers.
+func (f *finder) all() []*tracker.Announcer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.announcers
+}
+
+// renamed looks under the hashes too that the torrent's metadata have brought: a magnet link may have had one of a hybrid's two. The client is locked, and not closed.
+func (f *finder) renamed() {
+	if f.ctx.Err() != nil {
+		return // whoever looks next knows them
+	}
+	known := f.under()
+	more := false
+	for _, h := range f.t.announced() {
+		if slices.Contains(known, h) {
+			continue
+		}
+		more = true
+		for _, a := range f.take(h) {
+			f.d.group.Go(func() { f.announce(a) })
+		}
+	}
+	if more {
+		f.shareOut()
+	}
 }
 
 // trackers returns the torrent's trackers: those of the .torrent or the magnet link as one list of tiers, of which the first tracker that answers is the one that is announced to (BEP 12), and before them
@@ -202,7 +249,7 @@ func (t *Torrent) ownTrackers() (tiers [][]string) {
 
 // start begins to look for peers. The client is locked, and not closed.
 func (f *finder) start() {
-	for _, a := range f.announcers {
+	for _, a := range f.all() {
 		f.d.group.Go(func() { f.announce(a) })
 	}
 	f.shareOut()
@@ -216,7 +263,7 @@ func (f *finder) stop() {
 
 // announce runs an announcer from when it is known what the torrent has: a tracker that is told that everything is missing would count a download that never was.
 func (f *finder) announce(a *tracker.Announcer) {
-	if f.t.mi.Load() != nil && f.t.sw.WaitReady(f.ctx) != nil {
+	if (f.t.mi.Load() != nil || f.t.sw.Info() != nil) && f.t.sw.WaitReady(f.ctx) != nil {
 		return // it has ended before anybody heard of it
 	}
 	a.Run(f.ctx)
@@ -264,7 +311,7 @@ func (f *finder) event(e swarm.Event) {
 	case swarm.EventPeerDisconnected:
 		f.peers.Add(-1)
 		if f.needy() {
-			for _, a := range f.announcers {
+			for _, a := range f.all() {
 				a.WantPeers()
 			}
 		}
@@ -281,7 +328,7 @@ func (f *finder) event(e swarm.Event) {
 		f.wants.Store(false)
 		// "completed" is for who has just become a seed (BEP 3), which who has all that they want need not be (BEP 21).
 		if e.Stats.HaveBytes == e.Stats.TotalBytes && f.missing.Swap(false) {
-			for _, a := range f.announcers {
+			for _, a := range f.all() {
 				a.Complete()
 			}
 		}
@@ -292,7 +339,7 @@ func (f *finder) event(e swarm.Event) {
 
 // Trackers returns what is known of each tracker of the torrent, in the order in which they were given: the user's first. Empty with Config.NoTrackers.
 func (t *Torrent) Trackers() (all []TrackerStatus) {
-	for _, a := range t.find.Load().announcers {
+	for _, a := range t.find.Load().all() {
 		all = append(all, a.Status()...)
 	}
 	return all

@@ -53,20 +53,26 @@ type rounds struct {
 	turns map[*finder]*round
 }
 
-// round is what is known of one hash of one torrent.
+// round is what is known of one torrent.
 type round struct {
 	due    time.Time
 	busy   bool
-	failed int // in a row
+	again  bool // it was added once more while it was busy
+	failed int  // in a row
 }
 
 func newRounds(node DHT, port uint16) *rounds {
 	return &rounds{node: node, port: port, wake: make(chan struct{}, 1), turns: make(map[*finder]*round)}
 }
 
+// add has a torrent looked up as soon as there is a place, even if it has just been: it may have got another hash since.
 func (r *rounds) add(f *finder) {
 	r.mu.Lock()
-	r.turns[f] = &round{due: time.Now()}
+	if x := r.turns[f]; x == nil {
+		r.turns[f] = &round{due: time.Now()}
+	} else {
+		x.due, x.again = time.Now(), x.busy
+	}
 	r.mu.Unlock()
 	r.poke()
 }
@@ -111,6 +117,10 @@ func (r *rounds) done(now time.Time, f *finder, err error) {
 		return // it has been removed meanwhile
 	}
 	x.busy = false
+	if x.again {
+		x.again, x.due = false, now
+		return
+	}
 	wait := dhtEvery
 	switch {
 	case err != nil:
@@ -172,7 +182,7 @@ func (r *rounds) lookup(ctx context.Context, f *finder) error {
 	defer cancel()
 	defer context.AfterFunc(f.ctx, cancel)()
 	var errs []error
-	for _, h := range f.t.announced() {
+	for _, h := range f.under() {
 		for p, err := range r.node.Announce(ctx, h, r.port) {
 			if err != nil {
 				errs = append(errs, err)
@@ -226,7 +236,7 @@ func (f *finder) public() bool {
 	return info == nil || !info.Private
 }
 
-// shareOut announces the torrent in the DHT and on the local network.
+// shareOut announces the torrent in the DHT and on the local network, again if it goes by more hashes than before.
 func (f *finder) shareOut() {
 	if !f.public() {
 		return
@@ -235,7 +245,7 @@ func (f *finder) shareOut() {
 		f.d.dht.add(f)
 	}
 	if f.d.local != nil {
-		for _, h := range f.t.announced() {
+		for _, h := range f.under() {
 			f.d.local.Add(h)
 		}
 	}
@@ -250,7 +260,7 @@ func (f *finder) withdraw() {
 		f.d.dht.remove(f)
 	}
 	if f.d.local != nil {
-		for _, h := range f.t.announced() {
+		for _, h := range f.under() {
 			f.d.local.Remove(h)
 		}
 	}

@@ -329,8 +329,8 @@ func TestTrackerOptions(t *testing.T) {
 	for _, s := range tor.Trackers() {
 		got = append(got, s.URL[len("http://127.0.0.1:1/"):])
 	}
-	if len(got) != 3+maxTrackers || !slices.Equal(got[:5], []string{"a", "b", "c", "own", "0"}) || len(tor.find.Load().announcers) != 3 {
-		t.Errorf("%d trackers of %d announcers: %v", len(got), len(tor.find.Load().announcers), got)
+	if len(got) != 3+maxTrackers || !slices.Equal(got[:5], []string{"a", "b", "c", "own", "0"}) || len(tor.find.Load().all()) != 3 {
+		t.Errorf("%d trackers of %d announcers: %v", len(got), len(tor.find.Load().all()), got)
 	}
 	none := client(t, Config{NoTrackers: true})
 	if tor, err = none.AddMagnet(m, TorrentOptions{}); err != nil || len(tor.Trackers()) != 0 {

@@ -150,6 +150,10 @@ func (s *subscribers) take(x *subscriber) []Event {
 
 // notify turns the swarm's events into ours. It runs on the torrent's owner and must not block.
 func (t *Torrent) notify(e swarm.Event) {
+	if e.Kind == swarm.EventRestarted { // who called Retry knows
+		t.client.queue.event(t, e)
+		return
+	}
 	kinds := [...]EventKind{swarm.EventPeerConnected: EventPeerConnected, swarm.EventPeerTypes: EventPeerTypes,
 		swarm.EventPeerDisconnected: EventPeerDisconnected, swarm.EventDialFailed: EventDialFailed, swarm.EventMetadata: EventMetadata,
 		swarm.EventVerified: EventVerified, swarm.EventProgress: EventProgress, swarm.EventComplete: EventComplete, swarm.EventError: EventError,
@@ -158,8 +162,8 @@ func (t *Torrent) notify(e swarm.Event) {
 	if e.Peer != nil {
 		out.Peer = peerOf(e.Peer)
 	}
+	t.client.queue.event(t, e) // first: who begins to look for peers at this moment asks it whether the torrent has stopped
 	t.find.Load().event(e)
-	t.client.queue.event(t, e)
 	out.Stats = t.statsOf(e.Stats)
 	t.subs.publish(out)
 }

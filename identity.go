@@ -45,6 +45,19 @@ func (c *Client) claim(t *Torrent, id *identity) error {
 	return nil
 }
 
+// rename gives t all names of an identity, and has it looked for under them.
+func (c *Client) rename(t *Torrent, id *identity) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.claim(t, id); err != nil {
+		return err
+	}
+	if !c.closed && !t.closing {
+		t.find.Load().renamed()
+	}
+	return nil
+}
+
 // drop takes all names away from t.
 func (c *Client) drop(t *Torrent) {
 	c.mu.Lock()
@@ -61,10 +74,7 @@ func (c *Client) drop(t *Torrent) {
 func (t *Torrent) identified(open func(*metainfo.Info) (storage.Storage, error)) func(*metainfo.Info) (storage.Storage, error) {
 	return func(info *metainfo.Info) (storage.Storage, error) {
 		if info.V2 {
-			t.client.mu.Lock()
-			err := t.client.claim(t, identityOf(t.ih, info.InfoHashV2(), info.InfoHash()))
-			t.client.mu.Unlock()
-			if err != nil {
+			if err := t.client.rename(t, identityOf(t.ih, info.InfoHashV2(), info.InfoHash())); err != nil {
 				return nil, err
 			}
 		}

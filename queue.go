@@ -168,6 +168,13 @@ func (q *queue) queued(t *Torrent) bool {
 	return t.place.wants() && !t.place.active
 }
 
+// stopped reports whether a torrent was stopped by an error.
+func (q *queue) stopped(t *Torrent) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return t.place.stopped
+}
+
 // event takes an event of a torrent, on its owner.
 func (q *queue) event(t *Torrent, e swarm.Event) {
 	switch e.Kind {
@@ -184,6 +191,8 @@ func (q *queue) event(t *Torrent, e swarm.Event) {
 		}
 	case swarm.EventError:
 		q.set(t, func(p *place) { p.stopped = true })
+	case swarm.EventRestarted:
+		q.set(t, func(p *place) { p.stopped = false })
 	case swarm.EventSeedGoal: // the torrent has paused itself
 		q.set(t, func(p *place) { p.paused, p.asleep = true, true })
 	default:
@@ -247,7 +256,7 @@ func (q *queue) apply() {
 		switch asleep := !p.active; {
 		case asleep && (!p.asleep || p.t.finding()):
 			sleep = append(sleep, p.t)
-		case !asleep && p.asleep:
+		case !asleep && (p.asleep || !p.t.finding()): // it was asleep, or stopped by an error
 			wake = append(wake, p.t)
 		}
 		p.asleep = !p.active
@@ -286,4 +295,7 @@ func (t *Torrent) resumeFinding() {
 	f.wants.Store(old.wants.Load())
 	t.find.Store(f)
 	f.start()
+	if c.queue.stopped(t) {
+		f.stop() // an error came at the same time, and may have met the old one
+	}
 }

@@ -206,6 +206,13 @@ func (l *Local) Remove(h bt.InfoHash) {
 	l.schedule.Remove(h)
 }
 
+// Has reports whether a torrent is announced.
+func (l *Local) Has(h bt.InfoHash) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.schedule.Has(h)
+}
+
 // Close ends it and waits until no call of OnPeer is under way. The error is that of closing the sockets.
 func (l *Local) Close() (err error) {
 	l.once.Do(func() {
@@ -291,10 +298,7 @@ func (l *Local) hear(now time.Time, b []byte, from netip.Addr) {
 		return
 	}
 	for _, h := range s.InfoHashes {
-		l.mu.Lock()
-		ours := l.schedule.Has(h)
-		l.mu.Unlock()
-		if ours {
+		if l.Has(h) {
 			l.cfg.OnPeer(h, netip.AddrPortFrom(from, s.Port))
 		}
 	}

@@ -59,6 +59,7 @@ func (t *Torrent) tickRetry() {
 	t.uploads = t.cfg.Uploads.join()
 	t.publish()
 	t.cfg.Log.Info("torrent starts again")
+	t.notify(Event{Kind: EventRestarted})
 	if t.info == nil || t.info.V2 && !t.trees.complete() && !t.info.Hybrid {
 		t.state = StateMetadata
 		t.redial()

@@ -146,7 +146,8 @@ const (
 	EventWebSeedFailed // WebSeed, Err
 	EventPaused
 	EventResumed
-	EventSeedGoal // reached; the torrent is paused
+	EventSeedGoal  // reached; the torrent is paused
+	EventRestarted // after an error, see Torrent.Retry
 )
 
 // Event is something that happened, for the layer above.

@@ -1,0 +1,126 @@
+package parley
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/discovery"
+	"github.com/parley-bt/parley/metainfo"
+)
+
+func udpSocket(t *testing.T) *net.UDPConn {
+	t.Helper()
+	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// A link has but one info-hash of a hybrid torrent: once the metadata brings the other, trackers, the DHT and the local network hear of both.
+func TestBothHashesOfAHybridAnnounced(t *testing.T) {
+	for _, link := range []string{"v1", "v2"} {
+		t.Run(link, func(t *testing.T) {
+			path, mi := someFile(t, CreateOptions{Form: metainfo.FormHybrid})
+			m, other := metainfo.Magnet{InfoHash: mi.InfoHash}, mi.InfoHashV2.Truncated()
+			if link == "v2" {
+				m, other = metainfo.Magnet{InfoHash: other, InfoHashV2: mi.InfoHashV2}, mi.InfoHash
+			}
+			_, url, _ := embedded(t)
+			d := newTable()
+			sock, ear := udpSocket(t), udpSocket(t)
+			defer ear.Close()
+			s := client(t, Config{})
+			seed(t, s, mi, path, TorrentOptions{})
+			l := client(t, Config{DHT: d, LocalDiscovery: true, localEndpoints: []discovery.Endpoint{{Receive: sock, Send: sock, Group: ear.LocalAddr().(*net.UDPAddr).AddrPort()}}})
+			lt, err := l.AddMagnet(m, TorrentOptions{Dir: t.TempDir(), Trackers: [][]string{{url}}, Peers: []netip.AddrPort{s.Addr()}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			complete(t, lt)
+			until(t, lt, "the tracker lists a seed under both hashes", func(Event) bool {
+				seeds := map[bt.InfoHash]int{}
+				for _, c := range lt.Scrape(t.Context()) {
+					if c.Err != nil {
+						t.Fatalf("scrape: %+v", c)
+					}
+					seeds[c.InfoHash] += c.Seeders
+				}
+				return len(seeds) == 2 && seeds[m.InfoHash] == 1 && seeds[other] == 1
+			})
+			var hashes []bt.InfoHash
+			for _, s := range lt.Trackers() {
+				hashes = append(hashes, s.InfoHash)
+			}
+			if !slices.Equal(hashes, []bt.InfoHash{m.InfoHash, other}) {
+				t.Errorf("announced as %v", hashes)
+			}
+			for h := range d.asked { // a test that is not told of it never ends
+				if h == other {
+					break
+				}
+			}
+			if lan := l.discovery.local; !lan.Has(m.InfoHash) || !lan.Has(other) {
+				t.Error("the local network does not hear of both")
+			}
+			if err := lt.Close(); err != nil {
+				t.Error(err)
+			}
+			if lan := l.discovery.local; lan.Has(m.InfoHash) || lan.Has(other) {
+				t.Error("the local network still hears of a torrent that has been closed")
+			}
+		})
+	}
+}
+
+// What an error has stopped leaves its trackers, and Retry brings it back to them, unless it is paused meanwhile.
+func TestRetryAnnouncesAgain(t *testing.T) {
+	srv, url, _ := embedded(t)
+	path, mi := someFile(t, CreateOptions{})
+	s := client(t, Config{})
+	seed(t, s, mi, path, TorrentOptions{Trackers: [][]string{{url}}})
+	d := newTable()
+	l := client(t, Config{DHT: d})
+	dir := t.TempDir()
+	inTheWay := filepath.Join(dir, filepath.Base(path))
+	if err := os.WriteFile(inTheWay, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lt, err := l.AddTorrent(mi, TorrentOptions{Dir: dir, Trackers: [][]string{{url}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stops := func() {
+		t.Helper()
+		if err := lt.WaitComplete(t.Context()); err == nil {
+			t.Fatal("complete, with a file in the way")
+		}
+		for end := time.Now().Add(patience); lt.finding(); time.Sleep(10 * time.Millisecond) { // the queue may be about to undo the retry
+			if time.Now().After(end) {
+				t.Fatal("it still looks for peers")
+			}
+		}
+	}
+	stops()
+	if err := lt.Retry(); err != nil { // still in the way
+		t.Fatal(err)
+	}
+	stops()
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if err := lt.Retry(); err != nil {
+		t.Fatal(err)
+	}
+	complete(t, lt) // nobody but the tracker names the seed
+	until(t, lt, "the tracker lists it", func(Event) bool { return srv.Stats().Peers == 2 })
+	if !lt.finding() {
+		t.Error("it does not look for peers")
+	}
+}
