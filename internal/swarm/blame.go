@@ -17,8 +17,9 @@ import (
 // Who sent what is wrong.
 //
 // A piece whose hash is wrong and that came from one peer was spoilt by that one. Of one that several had a part in, it is remembered who sent which block and a digest of each: a trial.
-// The piece is then fetched anew from a single peer (parole), one who had the least part in what failed. Either that copy fails too, and there is no doubt about its sender,
-// or it is good, and whoever sent a block that differs from it in any copy before is guilty, connected or not. Nobody is banned on suspicion.
+// The piece is then fetched anew from a single peer (parole): whoever delivers most and had the least part in what failed, for its size. Either that copy fails too, and there is
+// no doubt about its sender, or it is good, and whoever sent a block that differs from it in any copy before is guilty, connected or not. So the choice decides how soon the
+// verdict comes, not which it is. Nobody is banned on suspicion.
 
 // Bounds of what is remembered about pieces that failed.
 const (
@@ -31,6 +32,8 @@ const (
 	// firstParole and lastParole bound for how long a peer may take for a piece of its own while others could; it is three times as long as its rate says it takes.
 	firstParole = 20 * time.Second
 	lastParole  = 5 * time.Minute
+	// paroleSilence is for how long it may deliver nothing at all meanwhile: a piece on trial is nobody else's, and those who spoilt it may keep it from being finished.
+	paroleSilence = 5 * time.Second
 )
 
 // origin is who a block came from. It outlives the session.
@@ -261,15 +264,20 @@ func (t *Torrent) parole(now time.Time) {
 	for _, tr := range t.blame.order[:min(maxParole, len(t.blame.order))] {
 		h := tr.holder
 		if h != nil && t.mayHold(h, tr.index) {
-			if now.Before(tr.until) {
+			late, silent := !now.Before(tr.until), silentHolder(h, now)
+			if !late && !silent {
 				continue
 			}
-			// Too slow for its own good. The next one begins anew, if there is one.
+			// Too slow for its own good. The next one begins anew, if there is one that does better.
 			next := t.nextHolder(tr, h)
-			if next == nil {
+			switch {
+			case late && next == nil:
 				tr.until = now.Add(firstParole)
 				continue
+			case next == nil, !late && silentHolder(next, now):
+				continue
 			}
+			h.forfeits++
 			t.abandonPiece(tr.index, now)
 			tr.expiry++
 			t.hold(tr, next, now)
@@ -289,22 +297,36 @@ func (t *Torrent) mayHold(p *Peer, i bt.PieceIndex) bool {
 	return t.byKey[p.key] == p && !p.shut && !p.peerChoking && !p.snubbed && p.amInterested && p.has != nil && p.has.Has(int(i))
 }
 
-// nextHolder returns who is best asked for a copy of its own: the least suspect, and the fastest of those. It is nil if nobody can be asked.
+// silentHolder reports whether a peer owes us blocks and delivers none, for so long that no piece on trial is left to it while another could have it.
+func silentHolder(p *Peer, now time.Time) bool { return p.pipe.Silence(now) >= paroleSilence }
+
+// nextHolder returns who is best asked for a copy of its own: one who delivers, has not been too slow with such a copy before, and promises most. It is nil if nobody can be asked.
 func (t *Torrent) nextHolder(tr *trial, but *Peer) *Peer {
 	var best *Peer
-	var bestSuspicion int
-	var bestRate float64
+	var bestSilent int
+	var bestPromise float64
 	now := t.cfg.Now()
 	for p := range t.peers {
 		if p == but || !t.mayHold(p, tr.index) {
 			continue
 		}
-		s, r := t.blame.suspicion(p.from()), p.pipe.Rate(now)
-		if best == nil || cmp.Or(cmp.Compare(s, bestSuspicion), cmp.Compare(bestRate, r), cmp.Compare(p.key, best.key)) < 0 {
-			best, bestSuspicion, bestRate = p, s, r
+		silent, promise := 0, t.promise(p, now)
+		if silentHolder(p, now) {
+			silent = 1
+		}
+		if best == nil || cmp.Or(cmp.Compare(silent, bestSilent), cmp.Compare(p.forfeits, best.forfeits), cmp.Compare(bestPromise, promise), cmp.Compare(p.key, best.key)) < 0 {
+			best, bestSilent, bestPromise = p, silent, promise
 		}
 	}
 	return best
+}
+
+// promise says how good a copy of a piece is to be expected of a peer, and how soon: its rate, over the share of what it sent that became part of failed copies. The count of
+// those alone would not do: a peer that brings nearly everything has a part in what each of the others spoils.
+func (t *Torrent) promise(p *Peer, now time.Time) float64 {
+	piece := float64(t.geom.PieceBytes)
+	doubt := float64(1+t.blame.suspicion(p.from())) * piece / (float64(p.downloaded) + piece)
+	return max(p.pipe.Rate(now), 1) / doubt
 }
 
 // hold leaves a piece on trial to one peer.

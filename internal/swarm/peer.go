@@ -58,6 +58,7 @@ type Peer struct {
 	shut               bool            // banned: nothing it says counts any more
 	source             *origin         // this peer as the sender of blocks; nil until it is needed
 	late               int             // blocks that were given up and may still come
+	forfeits           int             // pieces on trial that were left to it and that it was too slow with
 	unwanted           int             // bytes that nobody asked for
 	allowed            []bt.PieceIndex // pieces we may ask for while choked (BEP 6)
 	peerChoking        bool
