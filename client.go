@@ -299,7 +299,7 @@ func (c *Client) Torrents() iter.Seq[*Torrent] {
 }
 
 // Close leaves all swarms, closes every connection in good order within a second, and waits until nothing of the client runs, for handlers of messages no
-// longer than a second. Trackers are told, as far as they listen within that second. It can be called more than once.
+// longer than a second. Trackers are told, as far as they listen within Config.StopTimeout. It can be called more than once.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	already := c.closed

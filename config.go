@@ -32,6 +32,9 @@ type Config struct {
 	// the user's word, and need no leave.
 	AllowNetworks []netip.Prefix
 
+	// StopTimeout is how long [Client.Close] waits for trackers to be told of the end, a minute at most; 0 means a second. With many torrents that is not enough for all: trackers are told
+	// first of torrents that had peers, and UDP trackers before others. Whom nobody told finds out when the next announce does not come.
+	StopTimeout time.Duration
 	// NoTrackers keeps torrents from being announced to any tracker, those of TorrentOptions.Trackers included.
 	NoTrackers bool
 	// DHT finds peers of torrents that are not private in a distributed hash table, and announces them there; nil: it is not used. The client does not close it. See package dht.

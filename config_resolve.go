@@ -91,6 +91,12 @@ func (cfg Config) resolved() (Config, error) {
 	if cfg.HandlerTimeout < 0 {
 		return cfg, fmt.Errorf("config: HandlerTimeout is %v, want more than 0", cfg.HandlerTimeout)
 	}
+	if cfg.StopTimeout == 0 {
+		cfg.StopTimeout = time.Second
+	}
+	if cfg.StopTimeout < 0 || cfg.StopTimeout > time.Minute {
+		return cfg, fmt.Errorf("config: StopTimeout is %v, want 0 for a second, or up to a minute", cfg.StopTimeout)
+	}
 	if cfg.LocalDiscovery && cfg.NoListen {
 		return cfg, errors.New("config: LocalDiscovery with NoListen: want a listener that others can be told of")
 	}

@@ -27,9 +27,8 @@ const (
 	fewPeers = 8
 	// maxWanted is how many peers one announce asks for.
 	maxWanted = 100
-	// farewell is how long the trackers of a torrent that is closed have to hear of it, and farewellAtEnd how long a client that is closed waits for that.
-	farewell      = 5 * time.Second
-	farewellAtEnd = time.Second
+	// farewell is how long the trackers of a torrent that is closed have to hear of it, or Config.StopTimeout if that is longer.
+	farewell = 5 * time.Second
 	// scrapesAtOnce bounds how many trackers one Scrape asks at once.
 	scrapesAtOnce = 8
 )
@@ -75,13 +74,13 @@ func newDiscoverer(c *Client) *discoverer {
 	return d
 }
 
-// close ends it, for trackers a second after begin. Every torrent has been closed. It can be called more than once.
+// close ends it, for trackers after the time of Config.StopTimeout since begin. Every torrent has been closed. It can be called more than once.
 func (d *discoverer) close(begin time.Time) (err error) {
 	d.cancel()
 	if d.local != nil {
 		err = d.local.Close()
 	}
-	timer := time.AfterFunc(farewellAtEnd-time.Since(begin), func() { d.once.Do(func() { close(d.hurry) }) })
+	timer := time.AfterFunc(d.c.cfg.StopTimeout-time.Since(begin), func() { d.once.Do(func() { close(d.hurry) }) })
 	d.group.Wait()
 	timer.Stop()
 	return err
@@ -130,6 +129,7 @@ type finder struct {
 	announcers []*tracker.Announcer // of each hash; it only grows
 
 	peers   atomic.Int64
+	missed  atomic.Bool // it had peers when it was stopped
 	missing atomic.Bool // the torrent was incomplete when last heard of: then its completion is news
 	wants   atomic.Bool // it wants peers: not complete, and not merely listening
 }
@@ -152,7 +152,7 @@ func (f *finder) take(h bt.InfoHash) (added []*tracker.Announcer) {
 			var a *tracker.Announcer
 			a = tracker.NewAnnouncer(tracker.AnnouncerConfig{
 				Client: f.d.trackers, InfoHash: h, PeerID: f.d.c.peerID, Tiers: tiers, Report: f.report, Peers: f.learn,
-				Changed: func(s tracker.Status) { f.announced(a, s) }, StopTimeout: farewell, Hurry: f.d.hurry,
+				Changed: func(s tracker.Status) { f.announced(a, s) }, Missed: f.missed.Load, StopTimeout: max(farewell, f.d.c.cfg.StopTimeout), Hurry: f.d.hurry,
 			})
 			added = append(added, a)
 		}
@@ -257,6 +257,9 @@ func (f *finder) start() {
 
 // stop ends it, and returns at once: trackers hear of it within the time of farewell.
 func (f *finder) stop() {
+	if f.ctx.Err() == nil {
+		f.missed.Store(f.peers.Load() > 0)
+	}
 	f.cancel()
 	f.withdraw()
 }

@@ -124,3 +124,25 @@ func TestRetryAnnouncesAgain(t *testing.T) {
 		t.Error("it does not look for peers")
 	}
 }
+
+// Trackers are told with more urgency of the end of a torrent that had peers when its end began.
+func TestEndIsMissed(t *testing.T) {
+	c := client(t, Config{StopTimeout: time.Minute})
+	for i, peers := range []int64{0, 1} {
+		tor, err := c.AddInfoHash(bt.InfoHash{byte(i + 1)}, TorrentOptions{NoDownload: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := tor.find.Load()
+		f.peers.Store(peers)
+		f.stop()
+		f.peers.Store(1 - peers) // connections end, or begin, meanwhile
+		f.stop()
+		if f.missed.Load() != (peers > 0) {
+			t.Errorf("with %d peers missed is %v", peers, f.missed.Load())
+		}
+		if err := tor.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

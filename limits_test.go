@@ -38,6 +38,7 @@ func TestConfigErrors(t *testing.T) {
 		"send queue":         {parley.Config{SendQueueBytes: -1}, "SendQueueBytes"},
 		"receive queue":      {parley.Config{ReceiveQueueBytes: -1}, "ReceiveQueueBytes"},
 		"handler timeout":    {parley.Config{HandlerTimeout: -1}, "HandlerTimeout"},
+		"stop timeout":       {parley.Config{StopTimeout: 2 * time.Minute}, "StopTimeout"},
 		"name":               {parley.Config{ClientName: strings.Repeat("x", 129)}, "ClientName"},
 		"address":            {parley.Config{ListenAddr: "nonsense"}, "nonsense"},
 	} {

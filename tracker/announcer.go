@@ -40,6 +40,9 @@ type AnnouncerConfig struct {
 	Peers func(peers []netip.AddrPort, from string, by Origin)
 	// Changed, if not nil, is called after each announce with the tracker's new status, on the announcer's goroutine.
 	Changed func(Status)
+	// Missed, if not nil, is asked when the last announces are made whether anybody may miss the torrent: it had peers. When a program with many torrents ends, trackers hear of those first, and
+	// before announces of torrents that go on.
+	Missed func() bool
 	// StopTimeout bounds the last announces; 0 means [DefaultStopTimeout].
 	StopTimeout time.Duration
 	// Hurry, if not nil, ends the last announces when it is closed: the program does not wait for them any longer.
@@ -207,6 +210,10 @@ func (a *Announcer) stop(ctx context.Context) {
 		a.status[i].Announcing, a.status[i].Next = false, time.Time{}
 	}
 	a.mu.Unlock()
+	how := last
+	if a.cfg.Missed != nil && a.cfg.Missed() {
+		how = lastMatters
+	}
 	var all sync.WaitGroup
 	for _, task := range tasks {
 		all.Go(func() {
@@ -216,13 +223,13 @@ func (a *Announcer) stop(ctx context.Context) {
 				// Programs that fetch one torrent and end would never be counted otherwise. If it fails, the end is news all the same.
 				completed := *req
 				completed.Event = EventCompleted
-				if _, err := a.cfg.Client.Announce(ctx, task.URL.URL, task.URL.From, &completed); err != nil {
+				if _, err := a.cfg.Client.announce(ctx, task.URL.URL, task.URL.From, &completed, how); err != nil {
 					a.mu.Lock()
 					a.status[task.Tracker].Err = err
 					a.mu.Unlock()
 				}
 			}
-			_, err := a.cfg.Client.Announce(ctx, task.URL.URL, task.URL.From, req)
+			_, err := a.cfg.Client.announce(ctx, task.URL.URL, task.URL.From, req, how)
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			s := &a.status[task.Tracker]

@@ -27,11 +27,28 @@ type line struct {
 
 type hostLine struct {
 	active  int
-	waiting []chan error // each of capacity 1; nil is a turn
+	waiting []waiter // the most urgent first, and of those the one that has waited longest
 }
 
+type waiter struct {
+	turn    chan error // of capacity 1; nil is a turn
+	urgency urgency
+}
+
+// urgency orders who waits. What has the highest goes first, so it is for what ends in seconds in any case: last announces.
+type urgency uint8
+
+// The urgencies. Over UDP an announce costs a round trip or two, so that more trackers hear of the end in the same time.
+const (
+	ordinary urgency = iota
+	last             // of a torrent that had no peers
+	lastUDP
+	lastMatters // of a torrent that had peers: others may look for us there
+	lastMattersUDP
+)
+
 // enter waits for a turn at the tracker named host. Without an error, leave must be called.
-func (l *line) enter(ctx context.Context, host string) error {
+func (l *line) enter(ctx context.Context, host string, u urgency) error {
 	l.mu.Lock()
 	if l.hosts == nil {
 		l.hosts = make(map[string]*hostLine)
@@ -48,7 +65,11 @@ func (l *line) enter(ctx context.Context, host string) error {
 		return nil
 	}
 	turn := make(chan error, 1)
-	h.waiting = append(h.waiting, turn)
+	at := len(h.waiting)
+	for at > 0 && h.waiting[at-1].urgency < u {
+		at--
+	}
+	h.waiting = slices.Insert(h.waiting, at, waiter{turn, u})
 	l.mu.Unlock()
 	select {
 	case err := <-turn:
@@ -56,7 +77,7 @@ func (l *line) enter(ctx context.Context, host string) error {
 	case <-ctx.Done():
 	}
 	l.mu.Lock()
-	if i := slices.Index(h.waiting, turn); i >= 0 {
+	if i := slices.IndexFunc(h.waiting, func(w waiter) bool { return w.turn == turn }); i >= 0 {
 		h.waiting = slices.Delete(h.waiting, i, i+1)
 		l.forget(host, h)
 		l.mu.Unlock()
@@ -77,19 +98,26 @@ func (l *line) leave(host string, down error) {
 	l.active--
 	h.active--
 	if down != nil {
-		for _, turn := range h.waiting {
-			turn <- down
+		for _, w := range h.waiting {
+			w.turn <- down
 		}
 		h.waiting = nil
 	}
 	l.forget(host, h)
-	for _, h := range l.hosts { // in an order that differs each time, so that all get their turn
-		for l.active < maxAtOnce && h.active < maxAtOnceTracker && len(h.waiting) > 0 {
-			l.active++
-			h.active++
-			h.waiting[0] <- nil
-			h.waiting = h.waiting[1:]
+	for l.active < maxAtOnce {
+		var next *hostLine
+		for _, h := range l.hosts { // in an order that differs each time, so that of those that are equal all get their turn
+			if h.active < maxAtOnceTracker && len(h.waiting) > 0 && (next == nil || h.waiting[0].urgency > next.waiting[0].urgency) {
+				next = h
+			}
 		}
+		if next == nil {
+			return
+		}
+		l.active++
+		next.active++
+		next.waiting[0].turn <- nil
+		next.waiting = next.waiting[1:]
 	}
 }
 

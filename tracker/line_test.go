@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -131,13 +132,13 @@ func TestDeadTrackerIsFoundDeadOnce(t *testing.T) {
 func TestLine(t *testing.T) {
 	var l line
 	for range maxAtOnceTracker {
-		if err := l.enter(t.Context(), "a"); err != nil {
+		if err := l.enter(t.Context(), "a", ordinary); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := l.enter(ctx, "a"); !errors.Is(err, context.Canceled) {
+	if err := l.enter(ctx, "a", ordinary); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if n := len(l.hosts["a"].waiting); n != 0 {
@@ -145,7 +146,7 @@ func TestLine(t *testing.T) {
 	}
 	got := make(chan error)
 	for range 2 {
-		go func() { got <- l.enter(t.Context(), "a") }()
+		go func() { got <- l.enter(t.Context(), "a", ordinary) }()
 	}
 	for waiting := 0; waiting < 2; {
 		l.mu.Lock()
@@ -178,4 +179,102 @@ func TestLine(t *testing.T) {
 			t.Errorf("%v: unreachable although the caller gave up", err)
 		}
 	}
+}
+
+// Last announces do not wait for ordinary ones, nor those that matter for others; of equals UDP comes first, and then who has waited longest.
+func TestLineUrgency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l line
+		enter := func(host string, u urgency) {
+			if err := l.enter(t.Context(), host, u); err != nil {
+				t.Error(err)
+			}
+		}
+		for i := range maxAtOnce { // nobody has a place to spare
+			enter(fmt.Sprint("busy", i%8), ordinary)
+		}
+		var got []string
+		var all sync.WaitGroup
+		for i, w := range []struct {
+			host string
+			u    urgency
+		}{{"a", ordinary}, {"b", last}, {"a", lastMatters}, {"u", lastUDP}, {"b", lastMatters}, {"u", lastMattersUDP}, {"c", ordinary}, {"a", last}, {"c", lastMatters}} {
+			all.Go(func() {
+				enter(w.host, w.u)
+				got = append(got, fmt.Sprint(w.host, w.u))
+			})
+			synctest.Wait()
+			if len(got) != 0 {
+				t.Fatalf("number %d did not wait", i)
+			}
+		}
+		for i := range 9 {
+			l.leave(fmt.Sprint("busy", i%8), nil)
+			synctest.Wait()
+			if len(got) != i+1 {
+				t.Fatalf("after %d places: %v", i+1, got)
+			}
+		}
+		all.Wait()
+		order := func(s []string) []string { slices.Sort(s); return s }
+		if got[0] != "u4" || !slices.Equal(order(got[1:4]), []string{"a3", "b3", "c3"}) || got[4] != "u2" || !slices.Equal(order(got[5:7]), []string{"a1", "b1"}) || !slices.Equal(order(got[7:]), []string{"a0", "c0"}) {
+			t.Errorf("the order is %v", got)
+		}
+	})
+}
+
+// When there is no time to tell a tracker of the end of all torrents, it hears of those that somebody misses.
+func TestEndOfManyTorrents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const torrents, each = 400, 10 // of which every tenth is missed
+		var mu sync.Mutex
+		started, stopped := map[bt.InfoHash]bool{}, map[bt.InfoHash]bool{}
+		cfg := udpWorld(func(_ time.Duration, in []byte) [][]byte {
+			q, err := proto.ParseUDPRequest(in)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if q.Action == proto.ActionAnnounce {
+				switch q.Announce.Event {
+				case EventStarted:
+					started[q.Announce.InfoHash] = true
+				case EventStopped:
+					stopped[q.Announce.InfoHash] = true
+				}
+			}
+			return honest(q)
+		})
+		dial := cfg.Dial
+		cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			time.Sleep(50 * time.Millisecond)
+			return dial(ctx, network, address)
+		}
+		cfg.Resolve = func(context.Context, string) ([]netip.Addr, error) { return ips("192.0.2.1"), nil }
+		c := NewClient(cfg)
+		ctx, cancel := context.WithCancel(t.Context())
+		hurry := make(chan struct{})
+		var all sync.WaitGroup
+		for i := range torrents {
+			a := NewAnnouncer(AnnouncerConfig{Client: c, InfoHash: bt.InfoHash{byte(i >> 8), byte(i), 1}, Tiers: [][]URL{{{URL: "udp://tracker.example:80", From: FromUser}}},
+				Report: func() Progress { return Progress{Left: 1} }, Peers: func([]netip.AddrPort, string, Origin) {}, Missed: func() bool { return i%each == each-1 }, Hurry: hurry})
+			all.Go(func() { a.Run(ctx) })
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		cancel()
+		time.Sleep(500 * time.Millisecond)
+		close(hurry)
+		all.Wait()
+		if len(started) != torrents || len(stopped) >= torrents || len(stopped) < 2*torrents/each {
+			t.Fatalf("%d began and %d ended: the test shows nothing", len(started), len(stopped))
+		}
+		for i := each - 1; i < torrents; i += each {
+			if !stopped[bt.InfoHash{byte(i >> 8), byte(i), 1}] {
+				t.Errorf("the tracker did not hear of the end of torrent %d, which had peers", i)
+			}
+		}
+		t.Logf("%d of %d ends were heard of, all %d that matter among them", len(stopped), torrents, torrents/each)
+	})
 }

@@ -126,12 +126,20 @@ type Reply struct {
 // [*Error]: [*FailureError], [*StatusError], [*RedirectError], [*proto.SyntaxError], [ErrReplyTooLarge],
 // [ErrTooManyRedirects], [*netpolicy.RefusedError], or what the network or the context said. Only a [*URLError] is not.
 func (c *Client) Announce(ctx context.Context, rawURL string, from Origin, req *Request) (*Reply, error) {
+	return c.announce(ctx, rawURL, from, req, ordinary)
+}
+
+// announce is Announce in the order of urgency. For a last announce that is [last] or [lastMatters].
+func (c *Client) announce(ctx context.Context, rawURL string, from Origin, req *Request, how urgency) (*Reply, error) {
 	u, err := ParseURL(rawURL)
 	if err != nil {
 		return nil, err
 	}
+	if how != ordinary && u.Scheme == "udp" {
+		how++
+	}
 	var r Reply
-	err = c.inTurn(ctx, u, func(ctx context.Context) error {
+	err = c.inTurn(ctx, u, how, func(ctx context.Context) error {
 		if u.Scheme == "udp" {
 			r.AnnounceReply, r.From, err = c.announceUDP(ctx, u, from, req)
 		} else {
@@ -157,7 +165,7 @@ func (c *Client) Scrape(ctx context.Context, rawURL string, from Origin, hashes 
 		return nil, err
 	}
 	var counts []Counts
-	err = c.inTurn(ctx, u, func(ctx context.Context) error {
+	err = c.inTurn(ctx, u, ordinary, func(ctx context.Context) error {
 		switch {
 		case len(hashes) == 0 || len(hashes) > proto.MaxScrape:
 			err = fmt.Errorf("scrape of %d torrents: want 1 to %d", len(hashes), proto.MaxScrape)
@@ -175,9 +183,9 @@ func (c *Client) Scrape(ctx context.Context, rawURL string, from Origin, hashes 
 }
 
 // inTurn runs ask when it is its turn at the tracker, within the timeout, which begins then.
-func (c *Client) inTurn(ctx context.Context, u *url.URL, ask func(ctx context.Context) error) error {
+func (c *Client) inTurn(ctx context.Context, u *url.URL, how urgency, ask func(ctx context.Context) error) error {
 	host := u.Scheme + "://" + strings.ToLower(u.Host)
-	if err := c.line.enter(ctx, host); err != nil {
+	if err := c.line.enter(ctx, host, how); err != nil {
 		return err
 	}
 	timed, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
