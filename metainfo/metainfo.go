@@ -538,10 +538,7 @@ func (m *MetaInfo) Magnet() Magnet {
 	g := Magnet{InfoHash: m.InfoHash, InfoHashV2: m.InfoHashV2}
 	if m.Info != nil {
 		g.Name = m.Info.Name
-		g.ExactLength = m.Info.Geometry.TotalBytes
-		if m.Info.V2Only() {
-			g.ExactLength = m.Info.Geometry.ContentBytes() // its padding is nowhere but in our view of it
-		}
+		g.ExactLength = m.Info.Geometry.ContentBytes() // without padding, which nobody has on disk
 	}
 	trackers, webSeeds := unique{to: &g.Trackers}, unique{to: &g.WebSeeds}
 	for _, tier := range m.Announce {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -61,7 +62,6 @@ in every such torrent, and bad data is found by the block; clients without v2 ca
 	fl.StringVar(&f.pieceLength, "piece-length", "", "`SIZE` of pieces: a power of two from 16K to 16M; by default chosen by size")
 	fl.BoolVar(&f.v2, "v2", false, "make a v2 torrent (BEP 52)")
 	fl.BoolVar(&f.hybrid, "hybrid", false, "make a torrent that is v1 and v2 in one")
-	cmd.MarkFlagsMutuallyExclusive("v2", "hybrid")
 	fl.StringArrayVar(&f.opts.Trackers, "tracker", nil, "tracker `URL`; may be repeated")
 	fl.StringArrayVar(&f.opts.WebSeeds, "web-seed", nil, "web seed `URL`; may be repeated")
 	fl.BoolVar(&f.opts.Private, "private", false, "peers may come from the trackers only (BEP 27)")
@@ -78,10 +78,15 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 		}
 	}
 	switch {
+	case f.v2 && f.hybrid:
+		return failf(exitUsage, "leave one of them out: a hybrid torrent is v1 and v2 in one", "--v2 and --hybrid contradict each other")
 	case f.v2:
 		f.opts.Form = metainfo.FormV2
 	case f.hybrid:
 		f.opts.Form = metainfo.FormHybrid
+	}
+	if err := checkURLs(f.opts.Trackers, f.opts.WebSeeds); err != nil {
+		return err
 	}
 	if fi, err := os.Stat(path); err != nil {
 		return inputError(err)
@@ -130,9 +135,22 @@ func (a *app) create(ctx context.Context, path string, f createFlags) (err error
 	a.noteSkipped(c.Skipped)
 	a.ui.say("created:   %s", safe.Escape(f.out))
 	a.ui.say("content:   %s, %s in %s of %s", plural(countFiles(info), "file"), exactSize(info.Geometry.ContentBytes()), plural(info.NumPieces(), "piece"), sizeText(info.PieceLength))
+	if info.Private && len(f.opts.Trackers) == 0 {
+		a.ui.note("private and without a --tracker: its peers find each other only where they name each other")
+	}
 	a.sayHashes("%-10s %s", c.InfoHash, c.InfoHashV2)
 	a.ui.say("magnet:    %s", safe.Escape(magnet))
 	return nil
+}
+
+// checkURLs refuses what no client could use as a tracker or web seed. The schemes of trackers are left open: other clients know more than we do.
+func checkURLs(trackers, webSeeds []string) error {
+	for _, v := range trackers {
+		if u, err := url.Parse(v); err != nil || u.Scheme == "" || u.Hostname() == "" {
+			return failf(exitUsage, "--tracker wants a URL such as https://tracker.example.org/announce or udp://tracker.example.org:6969", "--tracker %q: not the URL of a tracker", v)
+		}
+	}
+	return (&webFlags{urls: webSeeds}).check()
 }
 
 // createError is the error of hashing a path that the user named.

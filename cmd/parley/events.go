@@ -9,8 +9,14 @@ import (
 
 // The JSON lines. Their fields are documented in eventHelp and by "parley help events"; they only ever grow.
 
-type statsEvent struct {
+// torrentHead begins the lines about a torrent.
+type torrentHead struct {
 	head
+	InfoHash string `json:"info_hash,omitempty"` // left out where the figures are those of several torrents
+}
+
+type statsEvent struct {
+	torrentHead
 	statsFields
 }
 
@@ -42,7 +48,7 @@ func statsJSON(s parley.Stats) statsFields {
 }
 
 type peerEvent struct {
-	head
+	torrentHead
 	Peer      string   `json:"peer"`
 	PeerID    string   `json:"peer_id"`
 	Client    string   `json:"client"`
@@ -55,24 +61,25 @@ type peerEvent struct {
 }
 
 type dialEvent struct {
-	head
+	torrentHead
 	Addr  netip.AddrPort `json:"addr"`
 	Error string         `json:"error"`
 }
 
 type missedEvent struct {
-	head
+	torrentHead
 	Missed int `json:"missed"`
 }
 
 // torrentErrorEvent is of kind "torrent_error": "error" is what ends the program.
 type torrentErrorEvent struct {
-	head
+	torrentHead
 	Error string `json:"error"`
 }
 
-func eventJSON(ev parley.Event) any {
-	h := head{Event: ev.Kind.String(), Time: ev.Time.UTC()}
+// eventJSON is the line for an event of the torrent with the given info-hash.
+func eventJSON(ev parley.Event, infoHash string) any {
+	h := torrentHead{head{Event: ev.Kind.String(), Time: ev.Time.UTC()}, infoHash}
 	errText := ""
 	if ev.Err != nil {
 		errText = ev.Err.Error()
@@ -91,7 +98,7 @@ func eventJSON(ev parley.Event) any {
 	case parley.EventVerified, parley.EventProgress, parley.EventComplete, parley.EventPaused, parley.EventResumed, parley.EventSeedGoal:
 		return statsEvent{h, statsJSON(ev.Stats)}
 	case parley.EventTracker:
-		return trackerJSON(h, ev.Tracker)
+		return trackerJSON(h.head, ev.Tracker)
 	case parley.EventMissed:
 		return missedEvent{h, ev.Missed}
 	case parley.EventError:
@@ -131,8 +138,9 @@ func messageJSON(event string, m *parley.Message) messageEvent {
 
 const eventHelp = `With --json, and always for listen, standard output carries one JSON object per line. Each has "event" and "time" (UTC).
 Every character that a terminal would not show (control, bidirectional and zero-width ones) is written as \uXXXX.
+What is told of one torrent has "info_hash" besides, which of a v2 torrent is the beginning of "info_hash_v2".
 
-  listening          the torrent is served: "info_hash", "name", "magnet", "addrs" (where peers can dial), "types", and "skipped" (paths
+  listening          the torrent is served: "info_hash", "info_hash_v2" if it has one, "name", "magnet", "addrs" (where peers can dial), "types", and "skipped" (paths
                      of a folder that are no regular files)
   peer_connected     "peer" (address), "peer_id", "client", "dialect", "hello", "initiator", "seed", "types"
   peer_types         the same fields: the message types that the peer receives are known or have changed
@@ -154,16 +162,17 @@ Every character that a terminal would not show (control, bidirectional and zero-
   verified, progress, complete
                      "state", "total_bytes", "have_bytes", "wanted_bytes" (of the files that are wanted), "wanted_have_bytes", "pieces",
                      "have_pieces", "peers", "seeds", "downloaded", "uploaded", "wasted",
-                     "down_rate", "up_rate" (bytes a second), "corrupt_pieces", "web_seeds" (that are of use)
+                     "down_rate", "up_rate" (bytes a second), "corrupt_pieces", "web_seeds" (that are of use); progress of several torrents
+                     is that of all together, without "info_hash"
   paused, resumed, seed_goal
                      the same fields: the torrent has left the swarm, is back, or has been seeded enough, see --ratio and --seed-time
   missed             "missed": how many events were lost because they were read too slowly; messages never are
   stopped            seed, listen and get --seed, ended by Ctrl-C, a termination signal or a goal: "info_hash", "seconds", "sessions" (how often a peer
                      connected), "downloaded", "uploaded", "messages" (received)
-  done               get: the fields of complete, and "info_hash", "name", "path", "seconds"
+  done               get: the fields of complete, and "name", "path", "seconds"
   listed             get --list, for each file: "index", "path", "bytes", "offset" (in the torrent), "wanted" (--file, --skip and --cat do not
                      leave it out)
-  created            create: "info_hash", "name", "magnet", "path", "total_bytes", "piece_bytes", "pieces", "files", "skipped"
+  created            create: "info_hash", "info_hash_v2", "name", "magnet", "path", "total_bytes", "piece_bytes", "pieces", "files", "skipped"
   torrent, magnet    show: what the torrent or link says
   file               verify, for each file: "path", "bytes", "state" (ok, partial, missing or damaged), "pieces" (that lie in it), "bad_pieces",
                      "unknown_pieces" (shared with a file that is not whole), "error"

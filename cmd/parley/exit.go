@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/parley-bt/parley"
@@ -101,6 +102,18 @@ func contentError(err error) error {
 	return failf(exitInput, "it has changed or gone since it was verified; put it back, or start again to share what is there now", "%s: cannot be read any more: %w", pe.Path, why)
 }
 
+// isResume reports whether a file is one in which a download remembers what is verified.
+func isResume(path string) bool {
+	name := filepath.Base(path)
+	return strings.HasPrefix(name, ".") && strings.HasSuffix(strings.TrimSuffix(name, ".new"), ".parley-resume")
+}
+
+// isPart reports whether an error concerns a file that is being downloaded.
+func isPart(err error) bool {
+	pe, ok := errors.AsType[*fs.PathError](err)
+	return ok && strings.HasSuffix(pe.Path, ".part")
+}
+
 // describe returns an error as people read it: what and where, without the names of packages.
 func describe(err error) string {
 	if _, ok := errors.AsType[*cmdError](err); !ok {
@@ -108,6 +121,9 @@ func describe(err error) string {
 			return ce.Path + " " + ce.Reason
 		}
 		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			if isResume(pe.Path) { // a name that means nothing to people
+				return fmt.Sprintf("cannot write in %s: %v", filepath.Dir(pe.Path), pe.Err)
+			}
 			return pe.Error()
 		}
 	}
@@ -138,6 +154,8 @@ func classify(err error) (code int, hint string) {
 		return exitStorage, "it was not touched; move it away, or choose another folder with -o"
 	case isDiskFull(err):
 		return exitStorage, "make room and run the same command again; what was verified is kept"
+	case errors.Is(err, fs.ErrNotExist) && isPart(err):
+		return exitStorage, "another program has taken the file away, such as a second parley get into the same folder: see whether it is complete, or run the same command again"
 	case isReadOnly(err), errors.Is(err, fs.ErrPermission):
 		return exitStorage, "choose a folder you may write to with -o"
 	case errors.Is(err, metainfo.ErrV2Only):

@@ -60,7 +60,17 @@ func (f *findFlags) tiers() (tiers [][]string) {
 // can reports whether peers of s may be found without anybody naming one.
 func (f *findFlags) can(s source) bool {
 	named := len(f.trackers) > 0 || len(s.magnet.Trackers) > 0 || s.torrent != nil && slices.ContainsFunc(s.torrent.Announce, func(tier []string) bool { return len(tier) > 0 })
-	return f.lsd || f.wantsDHT() || named && !f.noTrackers
+	return !private(s) && (f.lsd || f.wantsDHT()) || named && !f.noTrackers
+}
+
+// private reports whether peers of s may come from its trackers only (BEP 27), as far as that is known yet.
+func private(s source) bool { return s.torrent != nil && s.torrent.Info.Private }
+
+// notePrivate says that the flags ask for what is not done for a private torrent.
+func (f *findFlags) notePrivate(u *ui, s source) {
+	if private(s) && (f.lsd || f.wantsDHT()) {
+		u.note("the torrent is private: neither the DHT nor the local network is asked for its peers")
+	}
 }
 
 // trackerEvent is what came of one announce.
@@ -147,7 +157,10 @@ func (a *app) scrape(ctx context.Context, h bt.InfoHash, own [][]string) error {
 	if len(counts) == 0 {
 		return failf(exitUsage, "name one with --tracker URL", "--scrape: there is no tracker to ask")
 	}
-	answered := 0
+	answered, refused := 0, "check the tracker's URL, or try again later"
+	if len(a.net.find.trackers) == 0 {
+		refused = "trackers on this machine or a private network are asked if you name them with --tracker URL, or allow them with --allow-network"
+	}
 	for _, c := range counts {
 		e := scrapeEvent{head: now("scrape"), Tracker: c.Tracker, InfoHash: h.String(), Seeders: c.Seeders, Leechers: c.Leechers, Downloaded: c.Downloaded}
 		if c.Err != nil {
@@ -161,7 +174,7 @@ func (a *app) scrape(ctx context.Context, h bt.InfoHash, own [][]string) error {
 		a.ui.say("scrape:     %s: %s, %s, completed %d times", c.Tracker, plural(c.Seeders, "seed"), plural(c.Leechers, "downloader"), c.Downloaded)
 	}
 	if answered == 0 {
-		return failf(exitFailure, "trackers on this machine or a private network are asked if you name them with --tracker URL, or allow them with --allow-network", "--scrape: no tracker has answered")
+		return failf(exitFailure, refused, "--scrape: no tracker has answered")
 	}
 	return nil
 }

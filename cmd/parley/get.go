@@ -72,6 +72,9 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err := a.net.check(); err != nil {
 		return err
 	}
+	if err := a.net.goal.check("seed-ratio"); err != nil {
+		return err
+	}
 	if err := f.web.check(); err != nil {
 		return err
 	}
@@ -113,6 +116,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	a.net.find.notePrivate(a.ui, s)
 	alone := len(peers) == 0 && a.net.listen == "" && len(parley.LinkPeers(s.magnet, a.net.nets...)) == 0 && !a.net.find.can(s)
 	if alone && s.kind != sourceTorrent {
 		return errNoPeers(s.magnet)
@@ -178,7 +182,7 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := a.watch(ctx, m, t, downloadText)
-	log := newSessionLog(a.ui)
+	log := a.logOf(t)
 	if len(peers) > 0 {
 		waiting := a.explainWait(ctx, func() string {
 			if log.told.Load() {
@@ -208,7 +212,7 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 		}
 	}
 	if err == nil && !f.choose.list {
-		a.noteRenamed(t.Metainfo().Info)
+		a.noteRenamed(t.Metainfo().Info, &f.choose)
 		err = a.fetch(ctx, t, &f.choose)
 	}
 	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded) && parent.Err() == nil
@@ -232,8 +236,14 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 		return interrupted(parent, err, kept)
 	}
 	hint := "what was received stays in " + f.dir + " and is continued by the same command"
-	if s.Peers == 0 {
+	switch {
+	case s.Peers > 0:
+	case len(peers) > 0:
 		hint = "check --peer: the other side must run, have this torrent, and be reachable; what was received is kept"
+	case f.web.any(nil):
+		hint = "check --web-seed, or name a peer with --peer ADDR; what was received is kept"
+	default:
+		hint = "nobody was found who has it: name a peer with --peer ADDR, or a tracker with --tracker URL; what was received is kept"
 	}
 	return failf(exitTimeout, hint, "not complete after %s: %s, %s connected", f.timeout, have, plural(s.Peers, "peer"))
 }
@@ -272,8 +282,8 @@ func addrList(peers []netip.AddrPort) string {
 	return strings.Join(list, ", ")
 }
 
-// noteRenamed says that files do not get the names that they have in the torrent, if so, and gives an example.
-func (a *app) noteRenamed(info *metainfo.Info) {
+// noteRenamed says that files that are wanted do not get the names that they have in the torrent, if so, and gives an example.
+func (a *app) noteRenamed(info *metainfo.Info, choose *chooseFlags) {
 	paths, err := metainfo.SafePaths(info)
 	if err != nil {
 		return // the torrent's storage has told already
@@ -284,7 +294,7 @@ func (a *app) noteRenamed(info *metainfo.Info) {
 		if !info.SingleFile {
 			named = append([]string{info.Name}, f.Path...)
 		}
-		if f.Padding || slices.Equal(named, paths[i]) {
+		if f.Padding || !choose.wants(f.Path) || slices.Equal(named, paths[i]) {
 			continue
 		}
 		if changed++; changed == 1 {

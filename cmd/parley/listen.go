@@ -100,7 +100,7 @@ func (a *app) listen(ctx context.Context, arg string, f listenFlags) (err error)
 	}
 	events := t.Events(ctx)
 	a.net.dial(t, peers) // now that there are types to tell them of
-	log := newSessionLog(a.ui)
+	log := a.logOf(t)
 	err = follow(ctx, events, log.handle)
 	return a.stopped(ctx, t, err, start, log.sessions, received.Load())
 }

@@ -79,6 +79,9 @@ func resolveAll(ctx context.Context, flag string, values []string) ([]netip.Addr
 		}
 		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		if err != nil {
+			if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+				err = errors.New("no such host") // which server says so helps nobody
+			}
 			return nil, failf(exitFailure, "check the name, or give the IP address", "%s %q: %w", flag, v, err)
 		}
 		for _, a := range addrs {
@@ -124,9 +127,6 @@ func (f *netFlags) check() error {
 	if err := f.rates.check(); err != nil {
 		return err
 	}
-	if err := f.goal.check(); err != nil {
-		return err
-	}
 	if err := f.find.check(); err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (a *app) openClient(ctx context.Context, standard bool) (*parley.Client, er
 func (a *app) listenClient(standard bool) (*parley.Client, error) {
 	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX,
 		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd, NoWebSeeds: a.net.noWeb,
-		UploadLimit: a.net.rates.upRate, DownloadLimit: a.net.rates.downRate, SeedRatio: a.net.goal.ratio, SeedTime: a.net.goal.time, MaxActiveSeeds: a.net.active}
+		MaxUploads: a.net.rates.uploads, UploadLimit: a.net.rates.upRate, DownloadLimit: a.net.rates.downRate, SeedRatio: a.net.goal.ratio, SeedTime: a.net.goal.time, MaxActiveSeeds: a.net.active}
 	if a.net.find.node != nil {
 		cfg.DHT = a.net.find.node
 	}
@@ -258,14 +258,26 @@ func peerText(p parley.Peer) string {
 // goroutine that hands it events; only told may be read by others.
 type sessionLog struct {
 	ui       *ui
+	infoHash func() string             // of the torrent whose events these are
+	prefix   string                    // of every note: which of several torrents it is about; escaped
 	dialed   map[netip.AddrPort]string // the last error told for each address
 	trackers map[string]string         // what was told last of each tracker
 	sessions int                       // how many peers have connected
 	told     atomic.Bool               // something has been printed of some peer
 }
 
-func newSessionLog(u *ui) *sessionLog {
-	return &sessionLog{ui: u, dialed: make(map[netip.AddrPort]string), trackers: make(map[string]string)}
+func newSessionLog(u *ui, infoHash func() string) *sessionLog {
+	return &sessionLog{ui: u, infoHash: infoHash, dialed: make(map[netip.AddrPort]string), trackers: make(map[string]string)}
+}
+
+// logOf is a sessionLog for the events of t.
+func (a *app) logOf(t *parley.Torrent) *sessionLog {
+	return newSessionLog(a.ui, func() string { return t.InfoHash().String() })
+}
+
+// note prints a line for people.
+func (l *sessionLog) note(format string, args ...any) {
+	l.ui.note("%s"+format, append([]any{l.prefix}, args...)...)
 }
 
 // maxDialed bounds the addresses of which a sessionLog remembers what was told.
@@ -293,29 +305,29 @@ func (l *sessionLog) handle(ev parley.Event) {
 		l.told.Store(true)
 	}
 	if l.ui.json {
-		l.ui.emit(eventJSON(ev))
+		l.ui.emit(eventJSON(ev, l.infoHash()))
 		return
 	}
 	switch ev.Kind {
 	case parley.EventTracker:
 		l.tracker(ev)
 	case parley.EventPeerConnected:
-		l.ui.note("peer %s connected", peerText(ev.Peer))
+		l.note("peer %s connected", peerText(ev.Peer))
 	case parley.EventPeerDisconnected:
 		switch {
 		case ev.Err == nil:
-			l.ui.note("peer %s left", peerText(ev.Peer))
+			l.note("peer %s left", peerText(ev.Peer))
 		case peer.FaultOf(ev.Err) == peer.FaultPeer:
-			l.ui.note("peer %s is left alone for some minutes: %s", peerText(ev.Peer), safe.Escape(reason(ev.Err)))
+			l.note("peer %s is left alone for some minutes: %s", peerText(ev.Peer), safe.Escape(reason(ev.Err)))
 		default:
-			l.ui.note("peer %s left: %s", peerText(ev.Peer), safe.Escape(reason(ev.Err)))
+			l.note("peer %s left: %s", peerText(ev.Peer), safe.Escape(reason(ev.Err)))
 		}
 	case parley.EventSeedGoal:
-		l.ui.note("%s sent of %s: that was the goal", sizeText(ev.Stats.Uploaded), sizeText(ev.Stats.TotalBytes))
+		l.note("%s sent of %s: that was the goal", sizeText(ev.Stats.Uploaded), sizeText(ev.Stats.TotalBytes))
 	case parley.EventWebSeedFailed:
 		l.noteWebSeed(ev)
 	case parley.EventDialFailed:
-		l.ui.note("peer %s %s; will be tried again", ev.Addr, safe.Escape(dialText(ev.Err)))
+		l.note("peer %s %s; will be tried again", ev.Addr, safe.Escape(dialText(ev.Err)))
 	}
 }
 
@@ -329,9 +341,9 @@ func (l *sessionLog) tracker(ev parley.Event) {
 	if before, known := l.trackers[s.URL]; before == what && (known || what == "") {
 		return
 	} else if what == "" {
-		l.ui.note("tracker %s answers again", s.Tracker)
+		l.note("tracker %s answers again", s.Tracker)
 	} else {
-		l.ui.note("%s", trackerText(s, ev.Time))
+		l.note("%s", trackerText(s, ev.Time))
 	}
 	l.trackers[s.URL] = what // no more of them than the torrent has trackers
 }

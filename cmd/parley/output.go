@@ -22,12 +22,18 @@ type stdio struct {
 	in                    io.Reader
 	out, err              io.Writer
 	inTTY, outTTY, errTTY bool
+	columns               int // how wide the terminal is that out is; 0 if it is none
 }
 
 // osStdio returns the process's own streams.
 func osStdio() stdio {
+	columns := 0
+	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+		columns = width
+	}
 	return stdio{
-		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		columns: columns,
+		in:      os.Stdin, out: os.Stdout, err: os.Stderr,
 		inTTY:  term.IsTerminal(int(os.Stdin.Fd())),
 		outTTY: term.IsTerminal(int(os.Stdout.Fd())),
 		errTTY: drawable(os.Stderr),

@@ -196,6 +196,8 @@ func TestReachableAt(t *testing.T) {
 	}
 }
 
+func noHash() string { return "" }
+
 func TestDialFailuresAreToldOnce(t *testing.T) {
 	addr, other := netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("127.0.0.1:2")
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
@@ -207,7 +209,7 @@ func TestDialFailuresAreToldOnce(t *testing.T) {
 	events := []parley.Event{failed(addr, refused), failed(addr, refused), failed(other, silent), failed(addr, refused), failed(other, silent), failed(addr, reset)}
 	t.Run("lines", func(t *testing.T) {
 		var b bytes.Buffer
-		l := newSessionLog(&ui{stdio: stdio{err: &b}})
+		l := newSessionLog(&ui{stdio: stdio{err: &b}}, noHash)
 		for _, ev := range events {
 			l.handle(ev)
 		}
@@ -220,7 +222,7 @@ func TestDialFailuresAreToldOnce(t *testing.T) {
 	})
 	t.Run("json", func(t *testing.T) {
 		var b bytes.Buffer
-		l := newSessionLog(&ui{stdio: stdio{out: &b}, json: true})
+		l := newSessionLog(&ui{stdio: stdio{out: &b}, json: true}, noHash)
 		for _, ev := range events {
 			l.handle(ev)
 		}
@@ -230,7 +232,7 @@ func TestDialFailuresAreToldOnce(t *testing.T) {
 		}
 	})
 	t.Run("bounded", func(t *testing.T) {
-		l := newSessionLog(&ui{stdio: stdio{err: io.Discard}})
+		l := newSessionLog(&ui{stdio: stdio{err: io.Discard}}, noHash)
 		for i := range 3 * maxDialed {
 			l.handle(failed(netip.AddrPortFrom(addr.Addr(), uint16(i+1)), refused))
 		}

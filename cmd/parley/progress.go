@@ -178,16 +178,16 @@ type hashEvent struct {
 
 // watch feeds the meter from a torrent's statistics until ctx ends or the meter does.
 func (m *meter) watch(ctx context.Context, t *parley.Torrent, text func(parley.Stats) string) {
-	m.watchStats(ctx, t.Stats, text)
+	m.watchStats(ctx, t.Stats, func() string { return t.InfoHash().String() }, text)
 }
 
-// watchStats is watch for any statistics.
-func (m *meter) watchStats(ctx context.Context, stats func() parley.Stats, text func(parley.Stats) string) {
+// watchStats is watch for any statistics; infoHash says of which torrent they are, if they are of one.
+func (m *meter) watchStats(ctx context.Context, stats func() parley.Stats, infoHash func() string, text func(parley.Stats) string) {
 	tick := time.NewTicker(barRefresh)
 	defer tick.Stop()
 	set := func() {
 		s := stats()
-		m.set(s.WantedHave, s.WantedBytes, text(s), func() any { return statsEvent{now("progress"), statsJSON(s)} })
+		m.set(s.WantedHave, s.WantedBytes, text(s), func() any { return statsEvent{torrentHead{now("progress"), infoHash()}, statsJSON(s)} })
 	}
 	defer set() // how it ended
 	for {

@@ -19,15 +19,20 @@ import (
 type rateFlags struct {
 	up, down         string
 	upRate, downRate int64 // bytes/s, by check
+	uploads          int
 }
 
 func (f *rateFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.up, "up", "", "send at most `RATE` bytes of content a second, such as 500k, 2M or 10MiB; 0 is any number")
 	cmd.Flags().StringVar(&f.down, "down", "", "receive at most `RATE` bytes of content a second, likewise")
-	noFiles(cmd, "up", "down")
+	cmd.Flags().IntVar(&f.uploads, "uploads", 0, "send content to at most `N` peers at a time; by default 8 of each torrent, and fewer under a low --up")
+	noFiles(cmd, "up", "down", "uploads")
 }
 
 func (f *rateFlags) check() (err error) {
+	if f.uploads < 0 {
+		return failf(exitUsage, "such as 4; 0 for as many as each torrent has slots", "--uploads %d: must not be negative", f.uploads)
+	}
 	if f.upRate, err = parseRate("--up", f.up); err != nil {
 		return err
 	}
@@ -74,21 +79,20 @@ func parseRate(flag, s string) (int64, error) {
 
 // goalFlags say when enough has been served.
 type goalFlags struct {
-	ratioFlag string // the flag's name
-	ratio     float64
-	time      time.Duration
+	ratio float64
+	time  time.Duration
 }
 
 func (f *goalFlags) add(cmd *cobra.Command, ratioFlag, before string) {
-	f.ratioFlag = ratioFlag
 	cmd.Flags().Float64Var(&f.ratio, ratioFlag, 0, before+" until `N` times its size has been sent")
 	cmd.Flags().DurationVar(&f.time, "seed-time", 0, before+" for `TIME`, such as 90m or 24h")
 	noFiles(cmd, ratioFlag, "seed-time")
 }
 
-func (f *goalFlags) check() error {
+// check refuses goals that cannot be; ratioFlag is what the command calls its flag.
+func (f *goalFlags) check(ratioFlag string) error {
 	if !(f.ratio >= 0 && f.ratio <= 1e6) {
-		return failf(exitUsage, "such as 1 or 2.5", "--%s %v: must be a number from 0 to 1000000", f.ratioFlag, f.ratio)
+		return failf(exitUsage, "such as 1 or 2.5", "--%s %v: must be a number from 0 to 1000000", ratioFlag, f.ratio)
 	}
 	if f.time < 0 {
 		return failf(exitUsage, "such as 90m or 24h", "--seed-time %s: must not be negative", f.time)
@@ -144,7 +148,7 @@ func (a *app) seedAll(ctx context.Context, all []served) error {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		m.watchStats(watching, func() parley.Stats { return sum(all) }, seedText)
+		m.watchStats(watching, func() parley.Stats { return sum(all) }, func() string { return "" }, seedText)
 	}()
 	stop := func() { cancel(); <-watched }
 	defer stop()
@@ -153,12 +157,13 @@ func (a *app) seedAll(ctx context.Context, all []served) error {
 	sessions := make([]int, len(all))
 	for i, s := range all {
 		group.Go(func() {
-			log := newSessionLog(a.ui)
+			log := a.logOf(s.t)
+			log.prefix = safe.Clip(s.t.Name(), 40) + ": "
 			err := serve(ctx, s.events, log.handle)
 			sessions[i] = log.sessions
 			if !errors.Is(err, errEnough) && ctx.Err() == nil {
 				errs[i] = err
-				a.ui.note("%s has stopped: %s", safe.Escape(s.t.Name()), safe.Escape(err.Error()))
+				log.note("has stopped: %s", safe.Escape(describe(err)))
 			}
 		})
 	}
@@ -166,7 +171,7 @@ func (a *app) seedAll(ctx context.Context, all []served) error {
 	stop()
 	m.end()
 	for i, s := range all {
-		a.sayStopped(s.t, start, sessions[i], -1)
+		a.sayStopped(s.t, safe.Clip(s.t.Name(), 40)+": ", start, sessions[i], -1)
 	}
 	return errors.Join(errs...)
 }

@@ -88,7 +88,10 @@ func (a *app) rootCmd() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true, // run prints them, escaped
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := missingFlag(cmd); err != nil {
+				return err
+			}
 			var level slog.Level
 			if !slices.Contains(logLevels, a.logLevel) || level.UnmarshalText([]byte(a.logLevel)) != nil {
 				return failf(exitUsage, "use one of "+strings.Join(logLevels, ", "), "--log-level %q: unknown level", a.logLevel)
@@ -101,15 +104,14 @@ func (a *app) rootCmd() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.ui.json, "json", false, `print one JSON object per line on standard output and nothing else (see "parley help events")`)
 	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "warn", "log to standard error from `LEVEL` on: "+strings.Join(logLevels, ", "))
 	must(root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions(logLevels, cobra.ShellCompDirectiveNoFileComp)))
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return failf(exitUsage, `run "`+cmd.CommandPath()+` --help" for its flags; what begins with "-" and is no flag comes last, after "--"`, "%w", err)
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		a.createCmd(), a.showCmd(), a.verifyCmd(), a.seedCmd(), a.getCmd(), a.listenCmd(), a.sendCmd(), a.trackerCmd(), a.versionCmd(), a.manCmd(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: "The exit codes of parley:\n\n" + exitCodeText()},
 		&cobra.Command{Use: "events", Short: "The JSON lines of --json and listen", Long: eventHelp},
 	)
 	root.CompletionOptions.DisableDescriptions = false
+	fitHelp(root, a.ui.columns)
 	return root
 }
 

@@ -22,6 +22,7 @@ import (
 type listeningEvent struct {
 	head
 	InfoHash string           `json:"info_hash"`
+	HashV2   string           `json:"info_hash_v2,omitempty"`
 	Name     string           `json:"name"`
 	Magnet   string           `json:"magnet"`
 	Addrs    []netip.AddrPort `json:"addrs"`
@@ -85,6 +86,9 @@ func (a *app) seed(ctx context.Context, args []string, data string) (err error) 
 	if err := a.net.check(); err != nil {
 		return err
 	}
+	if err := a.net.goal.check("ratio"); err != nil {
+		return err
+	}
 	if a.net.active < 0 {
 		return failf(exitUsage, "such as 5; 0 for all", "--active %d: must not be negative", a.net.active)
 	}
@@ -110,6 +114,9 @@ func (a *app) seed(ctx context.Context, args []string, data string) (err error) 
 	for i := range args {
 		x := &all[i]
 		if x.t, x.skipped, err = a.share(ctx, c, sources[i], contents[i]); err != nil {
+			if errors.Is(err, parley.ErrTorrentExists) {
+				return failf(exitUsage, "name each once", "%s: the same torrent as one named before it", args[i])
+			}
 			return interrupted(ctx, err, "nothing was served yet")
 		}
 		x.events = x.t.Events(ctx) // before anybody is told where to connect to
@@ -204,7 +211,7 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []str
 		}
 	}
 	magnet, addrs := link.String(), reachableAt(c.Addr())
-	a.ui.event(listeningEvent{head: now("listening"), InfoHash: t.InfoHash().String(), Name: t.Name(), Magnet: magnet, Addrs: orEmpty(addrs), Types: types, Skipped: skipped})
+	a.ui.event(listeningEvent{head: now("listening"), InfoHash: t.InfoHash().String(), HashV2: hashText(t.InfoHashV2()), Name: t.Name(), Magnet: magnet, Addrs: orEmpty(addrs), Types: types, Skipped: skipped})
 	say := a.ui.say
 	if types != nil {
 		say = a.ui.note // listen: standard output carries JSON
@@ -239,7 +246,7 @@ func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, events iter.Se
 	defer m.end()
 	stop := a.watch(ctx, m, t, seedText)
 	defer stop()
-	log := newSessionLog(a.ui)
+	log := a.logOf(t)
 	a.net.dial(t, peers)
 	err := serve(ctx, events, log.handle)
 	stop()
@@ -253,12 +260,12 @@ func (a *app) stopped(ctx context.Context, t *parley.Torrent, err error, start t
 	if !errors.Is(context.Cause(ctx), context.Canceled) && !errors.Is(err, errEnough) {
 		return err
 	}
-	a.sayStopped(t, start, sessions, messages)
+	a.sayStopped(t, "", start, sessions, messages)
 	return nil
 }
 
-// sayStopped says what was done in all.
-func (a *app) sayStopped(t *parley.Torrent, start time.Time, sessions int, messages int64) {
+// sayStopped says what was done in all; the prefix of the line is escaped.
+func (a *app) sayStopped(t *parley.Torrent, prefix string, start time.Time, sessions int, messages int64) {
 	s, took := t.Stats(), time.Since(start)
 	a.ui.event(stoppedEvent{head: now("stopped"), InfoHash: t.InfoHash().String(), Seconds: took.Seconds(), Sessions: sessions,
 		Downloaded: s.Downloaded, Uploaded: s.Uploaded, Messages: max(messages, 0)})
@@ -266,7 +273,7 @@ func (a *app) sayStopped(t *parley.Torrent, start time.Time, sessions int, messa
 	if messages >= 0 {
 		received = ", " + plural(messages, "message") + " received"
 	}
-	a.ui.note("stopped after %s: %s sent in %s with peers%s", spanText(took), sizeText(s.Uploaded), plural(sessions, "session"), received)
+	a.ui.note("%sstopped after %s: %s sent in %s with peers%s", prefix, spanText(took), sizeText(s.Uploaded), plural(sessions, "session"), received)
 }
 
 // watch runs m.watch until the function it returns is called, which may be more than once.

@@ -196,7 +196,7 @@ func (a *app) deliver(ctx context.Context, t *parley.Torrent, in *answers, paylo
 		ctx, cancel = context.WithTimeout(ctx, f.timeout)
 		defer cancel()
 	}
-	log := newSessionLog(a.ui)
+	log := a.logOf(t)
 	waiting := a.explainWait(ctx, func() string {
 		return fmt.Sprintf("still waiting for a peer that receives %s: %s connected", safe.Escape(f.typeName), plural(t.Stats().Peers, "peer"))
 	})

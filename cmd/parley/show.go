@@ -65,6 +65,9 @@ func (a *app) showCmd() *cobra.Command {
 			if err := a.net.check(); err != nil {
 				return err
 			}
+			if !scrape && len(a.net.find.trackers)+len(a.net.allow) > 0 {
+				return failf(exitUsage, "add --scrape, or leave them out", "--tracker and --allow-network are for --scrape")
+			}
 			s, err := parseSource(args[0], true)
 			if err != nil {
 				return err
@@ -167,10 +170,10 @@ func formOf(info *metainfo.Info) metainfo.Form {
 // isVirtual reports whether a file is padding that stands in no torrent: it is how the files of a v2 torrent lie.
 func isVirtual(info *metainfo.Info, f *metainfo.File) bool { return f.Padding && info.V2Only() }
 
-// countFiles returns how many files a torrent has.
+// countFiles returns how many files a torrent has, not counting padding, which is no one's file.
 func countFiles(info *metainfo.Info) (n int) {
 	for i := range info.Files {
-		if !isVirtual(info, &info.Files[i]) {
+		if !info.Files[i].Padding {
 			n++
 		}
 	}

@@ -71,6 +71,9 @@ func parseSource(arg string, anyFile bool) (source, error) {
 		return source{}, failf(exitUsage, sourceHelp, "the argument is empty")
 	}
 	fi, err := os.Stat(arg)
+	if errors.Is(err, fs.ErrNotExist) {
+		return source{}, failf(exitInput, "check the path; "+sourceHelp, "%s: %w", arg, fs.ErrNotExist)
+	}
 	if err != nil {
 		return source{}, inputError(err)
 	}
@@ -132,7 +135,7 @@ func inputError(err error) error {
 	hint := ""
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		hint = "check the path; " + sourceHelp
+		hint = "check the path"
 	case errors.Is(err, fs.ErrPermission):
 		hint = "check the permissions of the file and of the folders above it"
 	}

@@ -158,8 +158,8 @@ func (a *app) tellStats(srv *server.Server, every time.Duration, done <-chan str
 func (a *app) printStats(event string, s server.Stats) {
 	a.ui.event(trackerStatsEvent{head: now(event), Torrents: s.Torrents, Peers: s.Peers, Announces: s.Announces, Scrapes: s.Scrapes, Refused: s.Refused, Limited: s.Limited,
 		BadConnectionIDs: s.BadConnectionIDs, MalformedDatagrams: s.MalformedDatagrams})
-	a.ui.say("%s, %s; %d announces and %d scrapes answered, %d refused (%d asked too often), %d datagrams unusable",
-		plural(s.Torrents, "torrent"), plural(s.Peers, "peer"), s.Announces, s.Scrapes, s.Refused, s.Limited, s.BadConnectionIDs+s.MalformedDatagrams)
+	a.ui.say("%s, %s; %s and %s answered, %d refused (%d asked too often), %d datagrams unusable",
+		plural(s.Torrents, "torrent"), plural(s.Peers, "peer"), plural(int64(s.Announces), "announce"), plural(int64(s.Scrapes), "scrape"), s.Refused, s.Limited, s.BadConnectionIDs+s.MalformedDatagrams)
 }
 
 // maxAllowedLine is the longest line of a list of torrents.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,19 +19,26 @@ type webFlags struct {
 func (f *webFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.urls, "web-seed", nil, "download from the web server at `URL` too, where the file is, or the folder that holds the torrent's; may be repeated")
 	cmd.Flags().BoolVar(&f.none, "no-web-seeds", false, "leave web servers alone that the torrent or link names (BEP 19)")
-	cmd.MarkFlagsMutuallyExclusive("web-seed", "no-web-seeds")
 	noFiles(cmd, "web-seed")
 }
 
 // check refuses a --web-seed that cannot be one.
 func (f *webFlags) check() error {
+	if f.none && len(f.urls) > 0 {
+		return failf(exitUsage, "leave one of them out", "--web-seed and --no-web-seeds contradict each other")
+	}
 	for _, v := range f.urls {
-		u, err := url.Parse(v)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		if !isWebSeed(v) {
 			return failf(exitUsage, "--web-seed wants a URL, such as https://www.example.org/files/", "--web-seed %q: not an http or https URL", v)
 		}
 	}
 	return nil
+}
+
+// isWebSeed reports whether v is a URL that can be a web seed's.
+func isWebSeed(v string) bool {
+	u, err := url.Parse(v)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
 }
 
 // any reports whether there is a web seed to ask, given those of the torrent.
@@ -38,17 +46,17 @@ func (f *webFlags) any(named []string) bool { return !f.none && len(f.urls)+len(
 
 // webSeedEvent is of kind "web_seed_failed".
 type webSeedEvent struct {
-	head
+	torrentHead
 	URL   string `json:"url"`
 	Error string `json:"error"`
 }
 
-// noteWebSeed tells people what went wrong with a web seed.
+// noteWebSeed tells people what went wrong with a web seed. Its error names the file that was asked for, which a URL of the same file need not repeat.
 func (l *sessionLog) noteWebSeed(ev parley.Event) {
 	shown := ev.WebSeed
 	if u, err := url.Parse(shown); err == nil {
 		u.User, u.RawQuery = nil, "" // may be secret
 		shown = u.String()
 	}
-	l.ui.note("web seed %s: %s", safe.Clip(shown, 100), safe.Escape(reason(ev.Err)))
+	l.note("web seed %s: %s", safe.Clip(shown, 100), safe.Escape(strings.TrimPrefix(reason(ev.Err), shown+": ")))
 }
