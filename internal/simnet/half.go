@@ -160,7 +160,8 @@ func (h *half) take(n int) {
 
 // put appends bytes under their time of arrival. Room for them must be there.
 func (h *half) put(now time.Time, p []byte) {
-	if h.head > 0 && len(h.buf)+len(p) > cap(h.buf) {
+	// Moving what waits is worth it once it is less than what has been read: what is written in crumbs would otherwise move a full buffer each time.
+	if h.head > len(h.buf)/2 && len(h.buf)+len(p) > cap(h.buf) {
 		h.buf, h.head = h.buf[:copy(h.buf, h.buf[h.head:])], 0
 		h.marks, h.markHead = h.marks[:copy(h.marks, h.marks[h.markHead:])], 0
 	}
