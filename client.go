@@ -231,6 +231,9 @@ func (c *Client) add(ih bt.InfoHash, v2 metainfo.InfoHashV2, o TorrentOptions, p
 	} else {
 		t.find.Load().start()
 	}
+	if t.remember {
+		c.group.Go(t.rememberMetainfo)
+	}
 	t.sw.AddPeers(o.Peers...)
 	return t, nil
 }
@@ -254,10 +257,17 @@ func (c *Client) AddTorrent(mi *metainfo.MetaInfo, o TorrentOptions) (*Torrent, 
 	})
 }
 
-// AddMagnet adds a torrent by its magnet link; the metadata comes from peers (BEP 9). The link's peer addresses (x.pe) are a stranger's word, see [LinkPeers].
+// AddMagnet adds a torrent by its magnet link; the metadata comes from peers (BEP 9), once if there is a Config.StateDir. The link's peer addresses (x.pe) are a stranger's word, see [LinkPeers].
 // Pass those that you know in o.Peers.
 func (c *Client) AddMagnet(m metainfo.Magnet, o TorrentOptions) (*Torrent, error) {
-	t, err := c.add(m.InfoHash, m.InfoHashV2, o, func(t *Torrent, _ *swarm.Config) { t.magnet = m })
+	mi := c.remembered(m)
+	t, err := c.add(m.InfoHash, m.InfoHashV2, o, func(t *Torrent, cfg *swarm.Config) {
+		t.magnet = m
+		if t.remember = c.state != nil && mi == nil; mi != nil {
+			t.mi.Store(mi)
+			describe(cfg, mi)
+		}
+	})
 	if err != nil {
 		return nil, err
 	}

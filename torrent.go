@@ -36,7 +36,8 @@ type TorrentOptions struct {
 	WebSeeds []string
 	// Want, if set, says how much each file is wanted: nil means that all are, equally. It is called once for each file, before anything is
 	// downloaded, and must not call the torrent. The torrent is complete when all that is wanted is there; [Torrent.SetPriority] changes it later. What of a file that is not
-	// wanted shares a piece with one that is goes into a hidden file in Dir. Ignored by Share and SeedTorrent.
+	// wanted shares a piece with one that is goes into a hidden file in Dir. Ignored by Share and SeedTorrent. No choice is remembered over restarts, with Config.StateDir neither: a program
+	// that adds a torrent again says again what it wants, by what [Torrent.Files] returned.
 	Want func(f File) Priority
 	// Sequential asks for pieces in the torrent's order, see [Torrent.SetSequential].
 	Sequential bool
@@ -75,6 +76,7 @@ type Torrent struct {
 	id      atomic.Pointer[identity]
 
 	up, down *peerconn.Group
+	remember bool   // what its metadata turn out to be, in Config.StateDir
 	place    *place // in the client's queue, which guards it
 	closing  bool   // guarded by the client's mutex
 
@@ -219,6 +221,15 @@ func (t *Torrent) WaitMetadata(ctx context.Context) error { return closedErr(t.s
 // WaitComplete waits until every piece that is wanted is verified and in place. It returns the context's error or the one that
 // stopped the torrent.
 func (t *Torrent) WaitComplete(ctx context.Context) error { return closedErr(t.sw.WaitComplete(ctx)) }
+
+// WaitMetainfo waits until all is known that a .torrent file has, and returns it: for a torrent with a v2 description also the piece layers. Those of a hybrid that
+// was added by its link come from peers that have them, or with the last piece of its files. The errors are those of WaitMetadata. Metadata that nobody waits for, because of NoDownload, are nil.
+func (t *Torrent) WaitMetainfo(ctx context.Context) (*metainfo.MetaInfo, error) {
+	if err := t.sw.WaitLayers(ctx); err != nil {
+		return nil, closedErr(err)
+	}
+	return t.Metainfo(), nil
+}
 
 // AddPeers adds addresses to dial. Addresses already known are dialled again if they are not connected.
 func (t *Torrent) AddPeers(addrs ...netip.AddrPort) { t.sw.AddPeers(addrs...) }

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -312,6 +313,18 @@ func (t *Torrent) hasPiece(i bt.PieceIndex) bool {
 	t.haveMu.RLock()
 	defer t.haveMu.RUnlock()
 	return t.have != nil && t.have.Has(int(i))
+}
+
+// WaitLayers waits until the metadata is known and, of a torrent with a v2 description, all piece layers. Those of a hybrid may come long after WaitReady, or never if no
+// peer has them and not everything is wanted.
+func (t *Torrent) WaitLayers(ctx context.Context) error {
+	if err := t.WaitReady(ctx); err != nil {
+		return err
+	}
+	if ts := t.shared.Load().trees; ts != nil {
+		return t.wait(ctx, ts.all)
+	}
+	return nil
 }
 
 // Layers returns the piece layers of a torrent with a v2 description by their roots, nil if there is none or not all of them are known.

@@ -32,7 +32,8 @@ type trees struct {
 
 	mu      sync.RWMutex
 	long    map[treeKey]*merkle.Tree
-	unknown int // how many of long are not complete
+	unknown int    // how many of long are not complete
+	all     *latch // closed when that is none
 	// learned are the piece layers of a hybrid's files as they come out of verifying its pieces by their SHA-1, where the layer is not known.
 	learned map[treeKey]*learnedLayer
 }
@@ -47,7 +48,7 @@ var _ storage.Hashes = (*trees)(nil)
 
 // newTrees makes the trees of a torrent with a v2 description. layers are the piece layers that are known, by root.
 func newTrees(info *metainfo.Info, layers map[merkle.Hash][]byte) (*trees, error) {
-	ts := &trees{info: info, long: make(map[treeKey]*merkle.Tree), learned: make(map[treeKey]*learnedLayer)}
+	ts := &trees{info: info, all: newLatch(), long: make(map[treeKey]*merkle.Tree), learned: make(map[treeKey]*learnedLayer)}
 	for i := range info.Files {
 		f := &info.Files[i]
 		if f.Padding || f.Length == 0 {
@@ -71,6 +72,9 @@ func newTrees(info *metainfo.Info, layers map[merkle.Hash][]byte) (*trees, error
 		if ts.long[key], err = merkle.TreeOf(shape, f.PiecesRoot, layer); err != nil {
 			return nil, fmt.Errorf("piece layer of file %d: %w", i, err)
 		}
+	}
+	if ts.unknown == 0 {
+		ts.all.close()
 	}
 	slices.SortFunc(ts.files, func(a, b int32) int {
 		return cmp.Or(bytes.Compare(info.Files[a].PiecesRoot[:], info.Files[b].PiecesRoot[:]), cmp.Compare(a, b))
@@ -158,8 +162,7 @@ func (ts *trees) add(a *layerAsk, hashes []byte) error {
 	}
 	err := tree.Add(a.r, hashes)
 	if tree.Complete() {
-		ts.unknown--
-		delete(ts.learned, a.key)
+		ts.found(a.key)
 	}
 	return err
 }
@@ -194,9 +197,16 @@ func (ts *trees) learn(i bt.PieceIndex, hash merkle.Hash) error {
 		return fmt.Errorf("file %d: %w", n, storage.ErrInconsistent)
 	}
 	ts.long[key] = whole
-	ts.unknown--
-	delete(ts.learned, key)
+	ts.found(key)
 	return nil
+}
+
+// found goes on when a tree has become complete. The lock is held.
+func (ts *trees) found(key treeKey) {
+	delete(ts.learned, key)
+	if ts.unknown--; ts.unknown == 0 {
+		ts.all.close()
+	}
 }
 
 // layers returns all piece layers by root, nil if some are not known.
