@@ -209,20 +209,24 @@ func inside(file, dir string) bool {
 // A newFile is a file on its way: it gets its name when it is complete, so that nobody ever sees half of it.
 type newFile struct {
 	path  string
+	flag  string // that named it
 	force bool
 	tmp   *os.File // nil once committed or discarded
 }
 
 // createFile begins a file that will be called path. Unless force is set, path must not exist, now or at the end.
-func createFile(path string, force bool) (*newFile, error) {
+func createFile(path string, force bool) (*newFile, error) { return createFileFor("-o", path, force) }
+
+// createFileFor is createFile for what a flag named.
+func createFileFor(flag, path string, force bool) (*newFile, error) {
 	fi, err := os.Lstat(path)
 	switch {
 	case err == nil && fi.IsDir():
-		return nil, failf(exitStorage, "give -o a file name: -o "+filepath.Join(path, "NAME.torrent"), "%s: is a folder", path)
+		return nil, failf(exitStorage, "give "+flag+" a file name: "+flag+" "+filepath.Join(path, "NAME.torrent"), "%s: is a folder", path)
 	case err == nil && !force:
-		return nil, errOutputExists(path)
+		return nil, errOutputExists(flag, path)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil, outputError(path, err)
+		return nil, outputError(flag, path, err)
 	}
 	var suffix [6]byte
 	rand.Read(suffix[:]) // never fails
@@ -230,22 +234,22 @@ func createFile(path string, force bool) (*newFile, error) {
 	name := filepath.Join(filepath.Dir(path), "."+hex.EncodeToString(suffix[:])+".tmp")
 	tmp, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
-		return nil, outputError(path, err)
+		return nil, outputError(flag, path, err)
 	}
-	return &newFile{path: path, force: force, tmp: tmp}, nil
+	return &newFile{path: path, flag: flag, force: force, tmp: tmp}, nil
 }
 
 // commit writes the content and gives the file its name.
 func (f *newFile) commit(content []byte) error {
 	name := f.tmp.Name()
 	if _, err := f.tmp.Write(content); err != nil {
-		return outputError(f.path, err)
+		return outputError(f.flag, f.path, err)
 	}
 	if err := f.tmp.Sync(); err != nil {
-		return outputError(f.path, err)
+		return outputError(f.flag, f.path, err)
 	}
 	if err := f.tmp.Close(); err != nil {
-		return outputError(f.path, err)
+		return outputError(f.flag, f.path, err)
 	}
 	if !f.force {
 		err := os.Link(name, f.path) // unlike a rename it replaces nothing
@@ -253,15 +257,15 @@ func (f *newFile) commit(content []byte) error {
 			return nil // discard removes the other name
 		}
 		if errors.Is(err, fs.ErrExist) {
-			return errOutputExists(f.path)
+			return errOutputExists(f.flag, f.path)
 		}
 		// A file system without hard links: look, then rename.
 		if _, err := os.Lstat(f.path); !errors.Is(err, fs.ErrNotExist) {
-			return errOutputExists(f.path)
+			return errOutputExists(f.flag, f.path)
 		}
 	}
 	if err := os.Rename(name, f.path); err != nil {
-		return outputError(f.path, err)
+		return outputError(f.flag, f.path, err)
 	}
 	f.tmp = nil
 	return nil
@@ -276,27 +280,31 @@ func (f *newFile) discard() error {
 	f.tmp = nil
 	// Closed already if commit came that far; the removal is what counts.
 	if err := tmp.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return errors.Join(outputError(f.path, err), os.Remove(tmp.Name()))
+		return errors.Join(outputError(f.flag, f.path, err), os.Remove(tmp.Name()))
 	}
 	if err := os.Remove(tmp.Name()); err != nil {
-		return outputError(f.path, err)
+		return outputError(f.flag, f.path, err)
 	}
 	return nil
 }
 
-func errOutputExists(path string) error {
-	return failf(exitStorage, "choose another name with -o, or add --force to replace it", "%s: exists already", path)
+func errOutputExists(flag, path string) error {
+	hint := "choose another name with " + flag
+	if flag == "-o" {
+		hint += ", or add --force to replace it"
+	}
+	return failf(exitStorage, hint, "%s: exists already", path)
 }
 
 // outputError is the error for the file path that the program was to write. It may have arisen at the file's temporary name, which means
 // nothing to people.
-func outputError(path string, err error) error {
-	hint := "choose another place with -o"
+func outputError(flag, path string, err error) error {
+	hint := "choose another place with " + flag
 	switch {
 	case isDiskFull(err):
-		hint = "make room, or choose another place with -o"
+		hint = "make room, or choose another place with " + flag
 	case errors.Is(err, fs.ErrNotExist):
-		hint = "create the folder first, or choose another place with -o"
+		hint = "create the folder first, or choose another place with " + flag
 	}
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err

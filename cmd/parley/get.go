@@ -24,6 +24,7 @@ type getFlags struct {
 	timeout time.Duration
 	web     webFlags
 	alloc   string
+	save    string // --save-torrent
 	choose  chooseFlags
 }
 
@@ -49,7 +50,8 @@ overwritten, and incomplete ones are called NAME.part. The same command goes on 
 With --cat the file is written to standard output from its beginning, while it comes, for a player or another program; it is stored
 below the folder all the same.`,
 		Example: "  parley get 'magnet:?xt=urn:btih:…' --peer 192.0.2.7:6881\n  parley get holiday.torrent --peer seed.example.org:6881 -o ~/pictures" +
-			"\n  parley get album.torrent --file '*.flac' --skip extras\n  parley get film.torrent --cat film.mkv | mpv -",
+			"\n  parley get album.torrent --file '*.flac' --skip extras\n  parley get film.torrent --cat film.mkv | mpv -" +
+			"\n  parley get 'magnet:?xt=urn:btih:…' --dht --list --save-torrent film.torrent",
 		Args: wants(1, "SOURCE"),
 		RunE: a.runs(func(ctx context.Context, args []string) error { return a.get(ctx, args[0], f) }),
 	}
@@ -62,6 +64,7 @@ below the folder all the same.`,
 	cmd.Flags().StringVar(&f.alloc, "allocate", "sparse", "take disk space as files are written (`sparse`), or all of a file as it is begun (full)")
 	noFiles(cmd, "allocate")
 	f.choose.add(cmd)
+	cmd.Flags().StringVar(&f.save, "save-torrent", "", "write the .torrent of a link or info-hash to `FILE`, which must not exist, as soon as all of it is known")
 	a.net.rates.add(cmd)
 	a.net.goal.add(cmd, "seed-ratio", "go on serving when complete,")
 	a.net.add(cmd, listenAny)
@@ -98,6 +101,9 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	}
 	if s.kind == sourceContent {
 		return failf(exitUsage, "parley seed shares a folder; get wants a .torrent, a magnet link or an info-hash", "%s: is a folder", arg)
+	}
+	if err := checkSave(f.save, s); err != nil {
+		return err
 	}
 	if s.kind == sourceTorrent {
 		files := filesOf(s.torrent.Info)
@@ -205,6 +211,8 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 			}
 		})
 	}()
+	save := a.saveTorrent(ctx, t, f.save)
+	defer save.stop()
 	err := t.WaitMetadata(ctx)
 	if err == nil && alone {
 		if s := t.Stats(); s.WantedHave < s.WantedBytes {
@@ -214,6 +222,9 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 	if err == nil && !f.choose.list {
 		a.noteRenamed(t.Metainfo().Info, &f.choose)
 		err = a.fetch(ctx, t, &f.choose)
+	}
+	if err == nil {
+		err = save.finish()
 	}
 	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded) && parent.Err() == nil
 	cancel()
