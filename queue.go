@@ -180,6 +180,9 @@ func (q *queue) event(t *Torrent, e swarm.Event) {
 	switch e.Kind {
 	case swarm.EventVerified, swarm.EventProgress, swarm.EventComplete:
 		complete := e.Kind == swarm.EventComplete
+		if !complete && e.Stats.WantedHave == e.Stats.WantedBytes {
+			return // that it is complete comes next, and a seed keeps its place until then
+		}
 		changed := false
 		q.set(t, func(p *place) {
 			if changed = p.complete != complete; changed {

@@ -250,11 +250,12 @@ func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 	}
 	if t.closing || t.paused || t.err != nil || !t.mayLearnFrom(c.source.Origin) {
 		t.cfg.Shared.opened(false)
-		c.busy = false
-		if c.learned() {
+		nc.Close()
+		if t.mayLearnFrom(c.source.Origin) {
+			t.rest(c, t.cfg.Now(), c.failures)
+		} else {
 			t.forget(c)
 		}
-		nc.Close()
 		return
 	}
 	t.greeting.reserve(c.addr.Addr(), 0)
@@ -331,11 +332,11 @@ func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 		t.ban(c, now.Add(selfRetry))
 	case peer.FaultOf(err) == peer.FaultPeer:
 		t.ban(c, now.Add(faultRetry))
+	case t.paused || t.err != nil || t.closing: // we have ended it, and may want it again
+		t.rest(c, now, c.failures)
 	case !p.opened.Load():
 		t.failed(c, now)
-		if !t.closing {
-			t.notifyFailed(c, err)
-		}
+		t.notifyFailed(c, err)
 	case err == errRedundant || t.state == StateSeeding && (p.seed || p.uploadOnly) && !t.cfg.Types.Usable(p.types):
 		t.rest(c, now.Add(redundantWait), c.failures)
 	case c.learned() && (errors.Is(err, peer.ErrTooManyConnections) || errors.Is(err, peer.ErrDuplicatePeer)): // we closed it, and would again

@@ -29,8 +29,8 @@ func (t *Torrent) setPaused(paused bool) {
 	t.greeting.setPaused(paused)
 	if !paused {
 		t.notify(Event{Kind: EventResumed})
-		for _, c := range t.candidates { // those that were connected before are not to blame for the pause
-			if c.next.Sub(now) <= 2*lastRetry {
+		for _, c := range t.candidates { // the user does not wait
+			if !c.learned() && c.next.Sub(now) <= 2*lastRetry {
 				c.next = time.Time{}
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/dialguard"
+	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/rawpeer"
 	"github.com/parley-bt/parley/internal/simnet"
 )
@@ -52,6 +54,29 @@ func TestPause(t *testing.T) {
 			t.Error("a closed torrent is resumed")
 		}
 	})
+}
+
+// Who was named by others is dialled again after a pause, however short: it was not to blame for the end of its session, or of a dial that was under way.
+func TestResumeFindsThoseNamedByOthers(t *testing.T) {
+	for name, after := range map[string]time.Duration{"dial": 25 * time.Millisecond, "hello": 65 * time.Millisecond, "session": 5 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 100*piece, piece, simnet.Link{Latency: 30 * time.Millisecond, Rate: 100 << 10})
+				seed := w.start(seeding)
+				n := w.start()
+				time.Sleep(time.Second)
+				n.tor.Learn(dialguard.Source{Origin: dialguard.Tracker}, netpolicy.Private, seed.addr)
+				time.Sleep(after)
+				for range 2 {
+					n.tor.SetPaused(true)
+					time.Sleep(1500 * time.Millisecond)
+					n.tor.SetPaused(false)
+					time.Sleep(2 * time.Second)
+				}
+				n.waitComplete(time.Minute)
+			})
+		})
+	}
 }
 
 // A torrent that begins paused verifies what is there, and connects to nobody before it is resumed.

@@ -290,9 +290,7 @@ func (p *Peer) Info() Info {
 			i.Listen = netip.AddrPortFrom(p.addr.Addr(), p.exchange.Port)
 		}
 	}
-	if !p.t.do(fill) {
-		fill()
-	}
+	p.t.look(fill)
 	if p.conn != nil {
 		p.conn.Do(func(m *peer.Machine) {
 			i.AmChoking, i.AmInterested, i.PeerChoking, i.PeerInterested = m.Choke()

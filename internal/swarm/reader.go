@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,9 +108,13 @@ func (r *Reader) ReadContext(ctx context.Context, p []byte) (int, error) {
 		if len(p) == 0 {
 			return 0, nil
 		}
-		n, piece := r.here(int64(len(p)))
-		if n > 0 {
-			return r.readHere(p[:n], piece)
+		s := r.t.shared.Load()
+		if n, piece := r.here(s, int64(len(p))); n > 0 {
+			n, err := r.readHere(s, p[:n], piece)
+			if n == 0 && r.t.shared.Load().store != s.store {
+				continue // the torrent has started again meanwhile
+			}
+			return n, err
 		}
 		if err := r.wait(ctx); err != nil {
 			return 0, err
@@ -118,9 +123,8 @@ func (r *Reader) ReadContext(ctx context.Context, p []byte) (int, error) {
 }
 
 // here returns how many bytes, up to most, are verified at the present position, and the piece that it is in. Looking at a few pieces is enough.
-func (r *Reader) here(most int64) (n int64, piece bt.PieceIndex) {
+func (r *Reader) here(s *sharedState, most int64) (n int64, piece bt.PieceIndex) {
 	t := r.t
-	s := t.shared.Load()
 	if s.store == nil {
 		return 0, 0
 	}
@@ -129,6 +133,9 @@ func (r *Reader) here(most int64) (n int64, piece bt.PieceIndex) {
 	most = min(most, r.size-r.pos)
 	t.haveMu.RLock()
 	defer t.haveMu.RUnlock()
+	if t.have == nil { // the torrent starts again
+		return 0, piece
+	}
 	for i := piece; n < most && int(i) < s.geom.NumPieces() && t.have.Has(int(i)); i++ {
 		n = min(most, s.geom.PieceStart(i)+int64(s.geom.PieceLen(i))-off)
 	}
@@ -136,8 +143,8 @@ func (r *Reader) here(most int64) (n int64, piece bt.PieceIndex) {
 }
 
 // readHere reads bytes that are verified.
-func (r *Reader) readHere(p []byte, piece bt.PieceIndex) (int, error) {
-	n, err := r.t.shared.Load().store.ReadAt(p, r.start+r.pos)
+func (r *Reader) readHere(s *sharedState, p []byte, piece bt.PieceIndex) (int, error) {
+	n, err := s.store.ReadAt(p, r.start+r.pos)
 	if n == 0 {
 		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF // the storage has less than it said
@@ -149,7 +156,7 @@ func (r *Reader) readHere(p []byte, piece bt.PieceIndex) (int, error) {
 	}
 	r.pos += int64(n)
 	r.read += n
-	if next := bt.PieceIndex((r.start + r.pos) / int64(r.t.shared.Load().geom.PieceBytes)); !r.any || next != r.told || next != piece {
+	if next := bt.PieceIndex((r.start + r.pos) / int64(s.geom.PieceBytes)); !r.any || next != r.told || next != piece {
 		r.tell(next, false)
 	}
 	return n, nil
@@ -240,13 +247,12 @@ func (r *Reader) wakeUp() {
 
 // stoppedBy returns what has stopped the torrent; nil if it runs.
 func (t *Torrent) stoppedBy() (err error) {
-	if !t.do(func() { err = t.err }) {
-		err = t.err
-		if err == nil {
-			err = ErrClosed
-		}
+	if t.do(func() { err = t.err }) {
+		return err
 	}
-	return err
+	t.endMu.Lock()
+	defer t.endMu.Unlock()
+	return cmp.Or(t.err, ErrClosed)
 }
 
 // readerAt takes in where a reader is, and that it has read n bytes since it said so last.

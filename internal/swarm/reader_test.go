@@ -16,6 +16,8 @@ import (
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/rawpeer"
 	"github.com/parley-bt/parley/internal/simnet"
+	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/storage"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
 )
@@ -295,5 +297,57 @@ func TestSequentialDownload(t *testing.T) {
 			}
 		})
 		n.waitComplete(time.Hour)
+	})
+}
+
+// A read that has looked at what is here while the torrent starts again meets neither the storage of before, which is closed, nor none.
+func TestReadWhileTheTorrentStartsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 20*piece, piece, wan)
+		opened, goOn := 0, make(chan struct{})
+		n := w.start(seeding, with(func(cfg *Config) {
+			open := cfg.Open
+			cfg.Open = func(info *metainfo.Info) (storage.Storage, error) {
+				if opened++; opened == 1 {
+					return open(info)
+				}
+				<-goOn
+				again := storage.NewMemory(info.Geometry)
+				_, err := again.WriteAt(w.content, 0)
+				return again, err
+			}
+		}))
+		synctest.Wait()
+		r, err := n.tor.NewReader(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		before := n.tor.shared.Load()
+		n.tor.do(func() { n.tor.fail(errors.New("broken")) })
+		if err := n.tor.Retry(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for _, s := range []*sharedState{before, n.tor.shared.Load()} {
+			if got, _ := r.here(s, 100); got != 0 {
+				t.Errorf("%d bytes are here while nothing is known to be", got)
+			}
+		}
+		read := make(chan error, 1)
+		go func() {
+			_, err := io.ReadFull(r, make([]byte, 3*piece))
+			read <- err
+		}()
+		synctest.Wait()
+		select {
+		case err := <-read:
+			t.Fatalf("a read ends with %v while what is here is verified", err)
+		default:
+		}
+		close(goOn)
+		if err := <-read; err != nil {
+			t.Error(err)
+		}
 	})
 }

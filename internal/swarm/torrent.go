@@ -4,6 +4,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -204,7 +205,7 @@ type Torrent struct {
 	byID       map[bt.PeerID]*Peer
 	nextKey    picker.PeerKey
 	byKey      map[picker.PeerKey]*Peer
-	statsMu    sync.Mutex   // of Stats alone
+	endMu      sync.Mutex   // whose is the owner's state once that has ended
 	lingering  atomic.Int64 // sessions that ended and whose messages still wait for handlers
 	greeting   greeting
 	closing    bool
@@ -349,19 +350,33 @@ func (t *Torrent) post(e envelope) bool {
 // do runs f on the owner and waits for it; false if the owner has ended.
 func (t *Torrent) do(f func()) bool {
 	ran := make(chan struct{})
-	if !t.post(envelope{kind: envCall, f: func() { f(); close(ran) }}) {
+	var taken atomic.Bool // f is run, or will not be: the caller goes on with what f writes
+	if !t.post(envelope{kind: envCall, f: func() {
+		if taken.CompareAndSwap(false, true) {
+			f()
+			close(ran)
+		}
+	}}) {
 		return false
 	}
 	select {
 	case <-ran:
 		return true
 	case <-t.done:
-		select {
-		case <-ran:
-			return true
-		default:
+		if taken.CompareAndSwap(false, true) {
 			return false
 		}
+		<-ran
+		return true
+	}
+}
+
+// look runs f, which changes nothing that others see, on the owner, or once that has ended here.
+func (t *Torrent) look(f func()) {
+	if !t.do(f) {
+		t.endMu.Lock()
+		defer t.endMu.Unlock()
+		f()
 	}
 }
 
@@ -431,7 +446,9 @@ func (t *Torrent) run() {
 				e.batch.Discard()
 			}
 			if e.kind == envCall {
+				t.endMu.Lock()
 				e.f()
+				t.endMu.Unlock()
 			}
 		default:
 			return
@@ -553,7 +570,7 @@ func (t *Torrent) openStorage() {
 func (t *Torrent) verified(store storage.Storage, have *bitfield.Set, err error) {
 	t.state = StateDownloading // run no longer waits
 	t.store = store
-	if t.closing {
+	if t.closing || t.ctx.Err() != nil { // which ended the verification: nothing is wrong
 		return
 	}
 	if err != nil {
@@ -751,17 +768,9 @@ func (t *Torrent) stats() Stats {
 }
 
 // Stats returns a snapshot.
-func (t *Torrent) Stats() Stats {
-	take := func() Stats {
-		t.statsMu.Lock() // when the owner ends, it and several others may be here: rates are worked out as they are asked for
-		defer t.statsMu.Unlock()
-		return t.stats()
-	}
-	var s Stats
-	if t.do(func() { s = take() }) {
-		return s
-	}
-	return take() // the owner has ended, or answers late, into what nobody reads
+func (t *Torrent) Stats() (s Stats) {
+	t.look(func() { s = t.stats() })
+	return s
 }
 
 // Info returns the metadata, nil while it is not known.
@@ -803,14 +812,7 @@ func (t *Torrent) wait(ctx context.Context, l *latch) error {
 	case <-l.ch:
 		return nil
 	case <-t.stopped.Load().ch:
-		var err error
-		if !t.do(func() { err = t.err }) {
-			err = t.err
-		}
-		if err == nil {
-			err = ErrClosed
-		}
-		return err
+		return cmp.Or(t.stoppedBy(), ErrClosed)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

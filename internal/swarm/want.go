@@ -379,7 +379,7 @@ func (t *Torrent) SetSequential(on bool) error {
 
 // Files returns the files of the torrent, padding excepted; nil while they are not known.
 func (t *Torrent) Files() (files []File) {
-	look := func() {
+	t.look(func() {
 		if t.info == nil {
 			return
 		}
@@ -394,10 +394,7 @@ func (t *Torrent) Files() (files []File) {
 			}
 			files = append(files, x)
 		}
-	}
-	if !t.do(look) {
-		look() // the owner has ended: nobody writes any more
-	}
+	})
 	return files
 }
 

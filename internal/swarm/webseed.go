@@ -74,7 +74,7 @@ type WebSeedStatus struct {
 // WebSeeds returns what is known about the torrent's web seeds. There are none before the metadata is known.
 func (t *Torrent) WebSeeds() []WebSeedStatus {
 	var out []WebSeedStatus
-	read := func() {
+	t.look(func() {
 		now := t.cfg.Now()
 		for _, w := range t.webs {
 			s := WebSeedStatus{URL: w.URL, Active: w.cancel != nil, Downloaded: w.downloaded, DownRate: w.down.Rate(now), Err: cmp.Or(w.off, w.err), Off: w.off != nil}
@@ -83,10 +83,7 @@ func (t *Torrent) WebSeeds() []WebSeedStatus {
 			}
 			out = append(out, s)
 		}
-	}
-	if !t.do(read) {
-		read() // the owner has ended: nobody writes any more
-	}
+	})
 	return out
 }
 
