@@ -167,8 +167,15 @@ func (c *Campaign) session(t testing.TB, n, round int, begun func(), must bool) 
 		if c.Slow {
 			within = 2 * c.Within // what is too long is told below
 		}
+		stop := c.Stop
+		if must {
+			stop = nil
+		}
 		select {
 		case <-over:
+		case <-stop: // the client may have done with what the attack is about before it came back
+			end()
+			return nil
 		case <-time.After(within):
 			end()
 			return fmt.Errorf("not closed within %v of the last byte", within)
