@@ -469,8 +469,14 @@ func TestHostileTrees(t *testing.T) {
 		}
 		return time.Since(from)
 	}
-	if shallow, deep := took(1), took(250); deep > 25*shallow+100*time.Millisecond {
-		t.Errorf("250 folders take %v, one takes %v", deep, shallow)
+	for try := range 3 { // whatever else this machine does meanwhile
+		shallow, deep := took(1), took(250)
+		if deep <= 25*shallow+100*time.Millisecond {
+			break
+		}
+		if try == 2 {
+			t.Errorf("250 folders take %v, one takes %v", deep, shallow)
+		}
 	}
 	// Padding counts.
 	files.Reset()

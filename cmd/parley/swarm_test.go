@@ -602,11 +602,10 @@ func TestListenStopsWhenNobodyReads(t *testing.T) {
 	var errOut bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	begin := time.Now()
 	code := run(ctx, []string{"listen", file, "--type", "a", "--listen", loopback}, stdio{in: strings.NewReader(""), out: brokenPipe{}, err: &errOut})
 	result{code, "", errOut.String()}.check(t, exitFailure, "standard output: no reader")
-	if d := time.Since(begin); d > patience/2 {
-		t.Errorf("took %v", d)
+	if ctx.Err() != nil {
+		t.Error("it did not end by itself")
 	}
 }
 
@@ -627,5 +626,7 @@ func TestGetWebSeed(t *testing.T) {
 	sameTree(t, filepath.Join(out, "holiday"), src)
 	cli(t, "get", torrent, "--allocate", "most").check(t, exitUsage, "neither sparse nor full")
 	cli(t, "get", torrent, "-o", t.TempDir(), "--web-seed", "ftp://h/").check(t, exitUsage, "not an http or https URL")
-	cli(t, "get", torrent, "-o", t.TempDir(), "--web-seed", srv.URL+"/nothing", "--timeout", "1s").check(t, exitTimeout, "HTTP status 404")
+	g := start(t, "get", torrent, "-o", t.TempDir(), "--web-seed", srv.URL+"/nothing")
+	g.err.wait(t, "HTTP status 404")
+	g.interruptTo(t, exitInterrupted)
 }
