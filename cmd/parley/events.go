@@ -153,7 +153,8 @@ What is told of one torrent has "info_hash" besides, which of a v2 torrent is th
   tracker_stats      tracker, on SIGUSR1 and as often as --stats says: "torrents", "peers" (now), "announces", "scrapes" (answered), "refused",
                      "limited" (of these, asked too often), "bad_connection_ids", "malformed_datagrams"
   web_seed_failed    "url", "error": it may be tried again later
-  message            "type", "peer", "bytes", and "payload" if it is UTF-8 text, else "payload_base64"
+  message            "type", "peer", "bytes", and "payload" if it is UTF-8 text, else "payload_base64"; messages do not wait for other lines, so that the first
+                     may stand before its peer's peer_connected
   echo_failed        "type", "peer", "error": a message that listen --echo could not return
   sent               send: "type", "peer", "client", "bytes": a peer has taken the message
   answer             send --wait: the fields of message

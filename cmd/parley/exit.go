@@ -111,7 +111,7 @@ func isResume(path string) bool {
 // isPart reports whether an error concerns a file that is being downloaded.
 func isPart(err error) bool {
 	pe, ok := errors.AsType[*fs.PathError](err)
-	return ok && strings.HasSuffix(pe.Path, ".part")
+	return ok && (pe.Op == "finish" || strings.HasSuffix(pe.Path, ".part"))
 }
 
 // describe returns an error as people read it: what and where, without the names of packages.

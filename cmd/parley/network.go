@@ -363,9 +363,9 @@ func reason(err error) string {
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err
-		if sc, ok := errors.AsType[*os.SyscallError](err); ok {
-			err = sc.Err
-		}
+	}
+	if sc, ok := errors.AsType[*os.SyscallError](err); ok {
+		err = sc.Err
 	}
 	return err.Error()
 }

@@ -242,6 +242,30 @@ func TestDialFailuresAreToldOnce(t *testing.T) {
 	})
 }
 
+func TestReason(t *testing.T) {
+	reset := os.NewSyscallError("read", syscall.ECONNRESET)
+	for _, err := range []error{reset, fmt.Errorf("read: %w", reset), fmt.Errorf("read: %w", &net.OpError{Op: "read", Net: "tcp", Err: reset})} {
+		if got := reason(err); got != syscall.ECONNRESET.Error() {
+			t.Errorf("%v is told as %q", err, got)
+		}
+	}
+}
+
+// What goes wrong with a web seed is told with its URL once, and without what may be secret.
+func TestWebSeedNote(t *testing.T) {
+	const url = "http://u:p@127.0.0.1:1/file"
+	for _, tt := range []struct{ err, want string }{
+		{"http://127.0.0.1:1/file: HTTP status 404", "web seed http://127.0.0.1:1/file: HTTP status 404\n"},
+		{"http://127.0.0.1:1/file/part: HTTP status 404", "web seed http://127.0.0.1:1/file: http://127.0.0.1:1/file/part: HTTP status 404\n"},
+	} {
+		var b bytes.Buffer
+		newSessionLog(&ui{stdio: stdio{err: &b}}, noHash).handle(parley.Event{Kind: parley.EventWebSeedFailed, WebSeed: url, Err: errors.New(tt.err)})
+		if b.String() != tt.want {
+			t.Errorf("got %q, want %q", b.String(), tt.want)
+		}
+	}
+}
+
 func TestErrorsForPeople(t *testing.T) {
 	inTheWay := &storage.ConflictError{Path: "a/b", Reason: "is a folder"}
 	for _, tt := range []struct {
@@ -253,6 +277,9 @@ func TestErrorsForPeople(t *testing.T) {
 		{"two downloads", &storage.ConflictError{Path: "a.part", Reason: "has appeared"}, "a.part has appeared", "another program"},
 		{"two downloads, one complete", &storage.ConflictError{Path: "a", Reason: "has appeared"}, "a has appeared", "another program"},
 		{"disk", fmt.Errorf("piece 8: storage: %w", &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}), "write x: " + syscall.ENOSPC.Error(), "make room"},
+		{"a part is gone", fmt.Errorf("piece 8: %w", &fs.PathError{Op: "finish", Path: filepath.Join("d", "x.part"), Err: syscall.ENOENT}), "finish d", "another program"},
+		{"a file to finish is gone", &fs.PathError{Op: "finish", Path: "x", Err: fs.ErrNotExist}, "finish x", "another program"},
+		{"resume data", fmt.Errorf("x: %w", &fs.PathError{Op: "remove", Path: filepath.Join("d", ".00.parley-resume.new"), Err: syscall.EROFS}), "cannot write in d: " + syscall.EROFS.Error(), "may write to"},
 		{"package names", errors.New("storage: nothing"), "nothing", ""},
 		{"own texts stay", failf(exitUsage, "do", "storage: is a word, %w", inTheWay), "is a word", "do"},
 	} {

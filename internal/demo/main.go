@@ -253,11 +253,8 @@ func (d *demo) show(p *program, r io.Reader) {
 		text, err := br.ReadString('\n')
 		if text = strings.TrimRight(text, "\r\n"); text != "" {
 			var l line
-			if json.Unmarshal([]byte(text), &l) == nil {
-				select {
-				case p.lines <- l:
-				default: // nobody waits for any of a thousand lines
-				}
+			known := json.Unmarshal([]byte(text), &l) == nil
+			if known {
 				text = l.shortened()
 			}
 			if short := []rune(text); len(short) > columns {
@@ -265,6 +262,12 @@ func (d *demo) show(p *program, r io.Reader) {
 			}
 			if text != "" {
 				d.print(fmt.Sprintf("   %-5s | %s", p.who, text))
+			}
+			if known { // told only now, so that what it leads to is printed below it
+				select {
+				case p.lines <- l:
+				default: // nobody waits for any of a thousand lines
+				}
 			}
 		}
 		if err != nil {
