@@ -216,7 +216,9 @@ func (a *app) download(ctx context.Context, t *parley.Torrent, m *meter, f getFl
 	err := t.WaitMetadata(ctx)
 	if err == nil && alone {
 		if s := t.Stats(); s.WantedHave < s.WantedBytes {
-			err = errNoPeers(t.Magnet())
+			if err = errNoPeers(t.Magnet()); t.Metainfo().Info.Private {
+				err = errNoPeersOfPrivate()
+			}
 		}
 	}
 	if err == nil && !f.choose.list {

@@ -280,6 +280,9 @@ func TestUsage(t *testing.T) {
 		{"empty source", "show ", exitUsage, []string{"empty", "SOURCE is"}},
 		{"type missing", "listen " + file, exitUsage, []string{"listen: --type NAME is missing", "usage: parley listen"}},
 		{"send: type missing", "send " + someMagnet + " hi", exitUsage, []string{"send: --type NAME is missing", "usage: parley send"}},
+		{"help on nothing", "help frobnicate", exitUsage, []string{`unknown command "frobnicate"`, "parley help"}},
+		{"help, misspelt", "help sed", exitUsage, []string{"did you mean: parley help seed"}},
+		{"help on a word too many", "help get seed", exitUsage, []string{`unknown command "get seed"`}},
 		{"misspelt flag", "get " + someMagnet + " --pear x", exitUsage, []string{"unknown flag: --pear", "did you mean --peer?"}},
 		{"begun flag", "get " + someMagnet + " --seq", exitUsage, []string{"did you mean --sequential?"}},
 		{"flag like none", "get " + someMagnet + " --frobnicate", exitUsage, []string{"unknown flag: --frobnicate", "parley get --help"}},
@@ -369,6 +372,17 @@ func TestUsage(t *testing.T) {
 }
 
 func TestErrorsAreJSONToo(t *testing.T) {
+	for _, args := range []string{"get x --timeout 5 --json", "get --json x --timeout 5", "frobnicate --json", "get --json"} {
+		r := cli(t, strings.Fields(args)...)
+		r.check(t, exitUsage)
+		if l := find(t, jsonLines(t, r.out), "error"); l["exit_code"] != float64(exitUsage) {
+			t.Errorf("%s: %v", args, l)
+		}
+	}
+	// What stands behind -- is no flag.
+	if r := cli(t, "get", "--timeout", "5", "--", "--json"); r.out != "" {
+		t.Errorf("JSON that nobody asked for: %s", r.out)
+	}
 	r := cli(t, "show", "nowhere.torrent", "--json")
 	r.check(t, exitInput, "parley: nowhere.torrent: ")
 	lines := jsonLines(t, r.out)

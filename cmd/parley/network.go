@@ -238,6 +238,12 @@ func errNoPeers(m metainfo.Magnet) error {
 	return failf(exitUsage, hint, "no peer to ask, and no tracker that could name one")
 }
 
+// errNoPeersOfPrivate is errNoPeers for a torrent of which nobody may be asked but its trackers.
+func errNoPeersOfPrivate() error {
+	return failf(exitUsage, "add --peer ADDR with the address of a peer that has it (parley seed prints it), --tracker URL, or --listen ADDR to wait for peers to come",
+		"no peer to ask, and no tracker that could name one: the torrent is private, so that nothing else is asked")
+}
+
 // quietly returns the link without the peers it names, and those of them that may be dialled on its word: who dials them after it has asked for events hears of
 // every one, and who registers message types first tells every peer of them in the first exchange.
 func (f *netFlags) quietly(m metainfo.Magnet) (metainfo.Magnet, []netip.AddrPort) {

@@ -39,6 +39,9 @@ func run(ctx context.Context, args []string, io stdio) int {
 	if err == nil {
 		return exitOK
 	}
+	if !a.started && asksJSON(args) {
+		a.ui.json = true // though it may stand behind what is wrong
+	}
 	code, hint := classify(err)
 	ce, known := errors.AsType[*cmdError](err)
 	switch {
@@ -79,11 +82,7 @@ func (a *app) rootCmd() *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			hint := `run "parley help" for the commands`
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				hint = "did you mean: parley " + strings.Join(near, ", parley ") + "?"
-			}
-			return failf(exitUsage, hint, "unknown command %q", args[0])
+			return unknownCommand(cmd, "parley ", args[0])
 		},
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true, // run prints them, escaped
@@ -111,8 +110,45 @@ func (a *app) rootCmd() *cobra.Command {
 		&cobra.Command{Use: "events", Short: "The JSON lines of --json and listen", Long: eventHelp},
 	)
 	root.CompletionOptions.DisableDescriptions = false
+	helpKnowsItsTopics(root)
 	fitHelp(root, a.ui.columns)
 	return root
+}
+
+// unknownCommand is the error for a word that is no command of cmd; before stands before a command in the user's next try.
+func unknownCommand(cmd *cobra.Command, before, word string) error {
+	hint := `run "parley help" for the commands`
+	if near := cmd.SuggestionsFor(word); len(near) > 0 {
+		hint = "did you mean: " + before + strings.Join(near, ", "+before) + "?"
+	}
+	return failf(exitUsage, hint, "unknown command %q", word)
+}
+
+// helpKnowsItsTopics has the help command refuse what there is no help on.
+func helpKnowsItsTopics(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	must(err)
+	help.Run = nil
+	help.RunE = func(_ *cobra.Command, args []string) error {
+		topic, rest, err := root.Find(args)
+		if err == nil && len(rest) > 0 {
+			err = unknownCommand(root, "parley help ", strings.Join(args, " "))
+		}
+		if err != nil {
+			return err
+		}
+		topic.InitDefaultHelpFlag() // which the help lists
+		return topic.Help()
+	}
+}
+
+// asksJSON reports whether a command line that could not be parsed has --json.
+func asksJSON(args []string) bool {
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end]
+	}
+	return slices.Contains(args, "--json")
 }
 
 var logLevels = []string{"error", "warn", "info", "debug"}

@@ -145,5 +145,5 @@ func TestPrivateIsNotLookedFor(t *testing.T) {
 	file := write(t, dir, "secret.txt", "secret")
 	made := filepath.Join(dir, "secret.torrent")
 	cli(t, "create", file, "--private", "-o", made).check(t, exitOK, "private and without a --tracker")
-	cli(t, "get", made, "-o", t.TempDir(), "--lsd").check(t, exitUsage, "the torrent is private", "no peer to ask")
+	cli(t, "get", made, "-o", t.TempDir(), "--lsd").check(t, exitUsage, "neither the DHT nor the local network", "no peer to ask", "the torrent is private")
 }
