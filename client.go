@@ -89,6 +89,7 @@ func NewClient(cfg Config) (*Client, error) {
 	c.group.Go(func() { timers.Run(c.stop) })
 	c.newRates(timers)
 	c.discovery = newDiscoverer(c)
+	c.recallNodes()
 	c.web = c.newWeb()
 	return c, nil
 }
@@ -138,7 +139,7 @@ func (c *Client) listen() {
 			nc.Close()
 			return
 		}
-		pc := peerconn.Start(nc, c.conn, peer.Config{Role: peer.Responder, PeerID: c.peerID, Reserved: swarm.OurReserved,
+		pc := peerconn.Start(nc, c.conn, peer.Config{Role: peer.Responder, PeerID: c.peerID, Reserved: swarm.ReservedWith(c.cfg.DHT != nil),
 			HelloTimeout: draw(peer.MinHelloTimeout, peer.MaxHelloTimeout), KeepAlive: draw(peer.MinKeepAlive, peer.MaxKeepAlive)}, nil)
 		c.greeting[pc] = struct{}{}
 		c.mu.Unlock()
@@ -209,6 +210,7 @@ func (c *Client) add(ih bt.InfoHash, v2 metainfo.InfoHashV2, o TorrentOptions, p
 		Open: t.openFiles, OnVerify: o.OnVerify, NoDownload: o.NoDownload, Want: o.want(), Sequential: o.Sequential, SuperSeed: o.SuperSeed,
 		Types: t.hub, NewApps: t.newApps, Notify: t.notify,
 	}
+	c.useDHTPorts(&cfg)
 	if o.Storage != nil {
 		cfg.Open = o.Storage
 	}
@@ -349,6 +351,7 @@ func (c *Client) Close() error {
 	c.group.Wait()
 	c.conns.Wait()
 	if !already {
+		c.rememberNodes()
 		errs = append(errs, c.closeState())
 	}
 	return errors.Join(errs...)

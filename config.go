@@ -23,7 +23,7 @@ type Config struct {
 	Logger *slog.Logger
 
 	// StateDir is a folder of the program's own, made if missing, in which it is remembered which pieces of every torrent have been verified, so that
-	// a start hashes only what has changed since, and the metadata of torrents that were added by their link. Empty means that each download remembers it in a hidden file beside its data until
+	// a start hashes only what has changed since, the metadata of torrents that were added by their link, and nodes of the DHT. Empty means that each download remembers it in a hidden file beside its data until
 	// it is complete, and that [Client.SeedTorrent] hashes everything.
 	StateDir string
 

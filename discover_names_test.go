@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -143,6 +145,81 @@ func TestEndIsMissed(t *testing.T) {
 		}
 		if err := tor.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// dhtNode is a DHT node that does nothing but note what it is told.
+type dhtNode struct {
+	*table
+	port  uint16
+	knows []netip.AddrPort
+
+	mu             sync.Mutex
+	learned, added []netip.AddrPort
+}
+
+func (n *dhtNode) Port() uint16            { return n.port }
+func (n *dhtNode) Nodes() []netip.AddrPort { return n.knows }
+func (n *dhtNode) AddNodes(a ...netip.AddrPort) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.added = append(n.added, a...)
+}
+func (n *dhtNode) LearnNode(a netip.AddrPort) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.learned = append(n.learned, a)
+}
+
+// The nodes of two clients hear of each other by their peers, whoever dialled, and each client remembers what its node knows.
+func TestDHTNodes(t *testing.T) {
+	path, mi := someFile(t, CreateOptions{})
+	known := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6881"), netip.MustParseAddrPort("[2001:db8::1]:6881")}
+	a, b := &dhtNode{table: newTable(), port: 7001, knows: known}, &dhtNode{table: newTable(), port: 7002}
+	state := t.TempDir()
+	s, l := client(t, Config{DHT: a, StateDir: state}), client(t, Config{DHT: b})
+	st := seed(t, s, mi, path, TorrentOptions{})
+	lt, err := l.AddTorrent(mi, TorrentOptions{Dir: t.TempDir(), Peers: []netip.AddrPort{s.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	complete(t, lt)
+	for _, x := range []struct {
+		n    *dhtNode
+		tor  *Torrent
+		want string
+	}{{a, st, "127.0.0.1:7002"}, {b, lt, "127.0.0.1:7001"}} {
+		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			x.n.mu.Lock()
+			got := slices.Clone(x.n.learned)
+			x.n.mu.Unlock()
+			if len(got) == 1 && got[0].String() == x.want {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("learned %v, want %s", got, x.want)
+			}
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, tt := range []struct {
+		file string // instead of what was remembered
+		want []netip.AddrPort
+	}{{"", known}, {"nonsense\n\n192.0.2.1:6881\n", known[:1]}, {strings.Repeat("192.0.2.1:6881\n", maxNodes), slices.Repeat(known[:1], maxNodes)}, {strings.Repeat("x", 100*maxNodes), nil}} {
+		if tt.file != "" {
+			if err := os.WriteFile(filepath.Join(state, nodesName), []byte(tt.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again := &dhtNode{table: newTable()}
+		if err := client(t, Config{DHT: again, StateDir: state}).Close(); err != nil {
+			t.Error(err)
+		}
+		if !slices.Equal(again.added, tt.want) {
+			t.Errorf("%.40q: begins with %v, want %v", tt.file, again.added, tt.want)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/parley-bt/parley/internal/dialguard"
 	"github.com/parley-bt/parley/internal/discovery"
 	"github.com/parley-bt/parley/internal/netpolicy"
+	"github.com/parley-bt/parley/internal/swarm"
 )
 
 // A DHT finds peers in a distributed hash table (BEP 5). Package dht has one; programs that do not use it do not compile it. It must be safe for concurrent use.
@@ -20,6 +21,30 @@ type DHT interface {
 	// Announce looks a torrent up and yields what it finds, as it finds it; peers may be yielded more than once. If port is not 0 it then tells the nodes that are near the torrent that peers are
 	// accepted there. It ends when that is done, or soon after ctx is. An error is the last thing that it yields; nothing found is none.
 	Announce(ctx context.Context, h bt.InfoHash, port uint16) iter.Seq2[DHTPeer, error]
+}
+
+// DHTNode is a [DHT] of which peers may be told, that takes in the nodes of peers (BEP 5, "port"), and whose nodes are remembered in Config.StateDir when the client is closed. Config.DHT may be
+// one. Its methods must not block, and may be called until [Client.Close] has returned.
+type DHTNode interface {
+	DHT
+	// Port is the UDP port at which the node answers; 0 if it does not. It does not change.
+	Port() uint16
+	// LearnNode takes in where a peer says that its node is, which is at the peer's own address.
+	LearnNode(addr netip.AddrPort)
+	// Nodes returns the nodes that it knows, AddNodes takes in those that it knew the last time.
+	Nodes() []netip.AddrPort
+	AddNodes(addrs ...netip.AddrPort)
+}
+
+// useDHTPorts has a torrent's peers told of our node, and our node of theirs.
+func (c *Client) useDHTPorts(cfg *swarm.Config) {
+	if c.cfg.DHT == nil {
+		return
+	}
+	cfg.OnDHTNode = func(netip.AddrPort) {}
+	if n, ok := c.cfg.DHT.(DHTNode); ok {
+		cfg.DHTPort, cfg.OnDHTNode = n.Port(), n.LearnNode
+	}
 }
 
 // DHTPeer is a peer that a node of a [DHT] named.

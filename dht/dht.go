@@ -9,7 +9,7 @@
 // other nodes may store here (store.go). A node may not name addresses that are more local than it is. Which torrents are looked up, and whether to dial what is found, is up to the client; private ones
 // must not come near it (BEP 27).
 //
-// What it does of which BEP: 5 but for the Port message between peers; 32 with a node of its own for each address family, which asks and tells nodes and peers of its family only and ignores "want"; 42 for
+// What it does of which BEP: 5, for which the client hands it the Port messages of peers; 32 with a node of its own for each address family, which asks and tells nodes and peers of its family only and ignores "want"; 42 for
 // the ID of a node whose public address is known when it starts, while other nodes' IDs are not enforced; 43.
 package dht
 
@@ -57,6 +57,7 @@ type Config struct {
 // Node takes part in the DHT. It implements [parley.DHT]. Its methods are safe for concurrent use.
 type Node struct {
 	families []*family
+	readOnly bool
 }
 
 // Start opens the sockets and starts a node, which looks for others by itself. An error is that of listening.
@@ -72,7 +73,7 @@ func Start(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("DHT: %w", err)
 	}
-	n := &Node{}
+	n := &Node{readOnly: cfg.ReadOnly}
 	for _, network := range []string{"udp4", "udp6"} {
 		if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() != (network == "udp4") {
 			continue
@@ -111,6 +112,23 @@ func (n *Node) AddNodes(addrs ...netip.AddrPort) {
 		}
 	}
 }
+
+// Port returns the UDP port of the node; 0 if it is read-only, since nobody is to be told of it then.
+func (n *Node) Port() uint16 {
+	if n.readOnly {
+		return 0
+	}
+	return n.families[0].addr().Port()
+}
+
+// LearnNode has an address asked whether it is a node, on the word of a peer at that host. It does not wait.
+func (n *Node) LearnNode(addr netip.AddrPort) {
+	for _, f := range n.families {
+		f.addNode(addr, netpolicy.ClassOf(addr.Addr()))
+	}
+}
+
+var _ parley.DHTNode = (*Node)(nil)
 
 // Nodes returns the nodes that are known, to begin with them next time.
 func (n *Node) Nodes() (all []netip.AddrPort) {

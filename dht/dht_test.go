@@ -159,6 +159,16 @@ func TestAddNodes(t *testing.T) {
 	}
 	b.AddNodes(a.addr())
 	eventually(t, "b knows a", func() bool { n := b.Nodes(); return len(n) == 1 && n[0] == a.addr() })
+
+	// A peer may name its own host, wherever that is.
+	c := start(t, func(cfg *Config) { cfg.ReadOnly = true })
+	c.LearnNode(netip.AddrPort{})
+	c.LearnNode(netip.MustParseAddrPort("0.0.0.0:1"))
+	c.LearnNode(netip.AddrPortFrom(netip.AddrFrom16(a.addr().Addr().As16()), a.addr().Port()))
+	eventually(t, "c knows a", func() bool { n := c.Nodes(); return len(n) == 1 && n[0] == a.addr() })
+	if a.Port() != a.addr().Port() || c.Port() != 0 {
+		t.Errorf("peers are told of %d and %d", a.Port(), c.Port())
+	}
 }
 
 // A node of two families has one port, and asks in each.

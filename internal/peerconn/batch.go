@@ -22,6 +22,7 @@ type Event struct {
 	Types    map[string]uint8 // Exchange: the peer's table after it
 	Metadata *ltep.Metadata   // Metadata
 	PEX      *ltep.PEX        // PEX
+	Port     uint16           // Port
 	Hashes   *wire.Hashes     // Hashes; HashReject has no Data
 }
 
@@ -78,6 +79,8 @@ func (b *Batch) add(m *peer.Machine, msg wire.Message) *Event {
 	case *wire.Have:
 		e.Block.Index = t.Index
 		_, e.All = m.Has()
+	case *wire.Port:
+		e.Port = t.Port
 	case *ltep.DontHave:
 		e.Block.Index = t.Index
 	case *ltep.UploadOnly:

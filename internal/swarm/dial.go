@@ -262,7 +262,7 @@ func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 	p := t.newPeer(c.addr)
 	p.candidate, p.half = c, true
 	t.halfOpen++
-	cfg := peer.Config{Role: peer.Initiator, PeerID: t.cfg.PeerID, Reserved: OurReserved, HelloTimeout: peer.InitiatorTimeout,
+	cfg := peer.Config{Role: peer.Initiator, PeerID: t.cfg.PeerID, Reserved: ReservedWith(t.cfg.OnDHTNode != nil), HelloTimeout: peer.InitiatorTimeout,
 		KeepAlive: t.keepAlive(), Local: t.local()}
 	if l := &cfg.Local; c.failures%2 == 1 && !l.InfoHashV2.IsZero() {
 		l.InfoHash = l.InfoHashV2 // who knows a hybrid torrent in its v2 form alone does not answer to the other

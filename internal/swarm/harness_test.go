@@ -187,7 +187,7 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 			if err != nil {
 				return
 			}
-			peerconn.Start(nc, &n.conn, peer.Config{Role: peer.Responder, PeerID: cfg.PeerID, Reserved: OurReserved, HelloTimeout: peer.MinHelloTimeout,
+			peerconn.Start(nc, &n.conn, peer.Config{Role: peer.Responder, PeerID: cfg.PeerID, Reserved: ReservedWith(cfg.OnDHTNode != nil), HelloTimeout: peer.MinHelloTimeout,
 				KeepAlive: peer.MinKeepAlive}, nil)
 		}
 	})

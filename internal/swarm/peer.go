@@ -36,13 +36,14 @@ type Peer struct {
 	helloDone func() // called by the read loop; nil for outgoing connections and once called
 
 	// Set when the session opens, then read by anyone.
-	id       bt.PeerID
-	reserved wire.Reserved
-	dialect  wire.Dialect
-	fast     bool
-	v2       bool // the session speaks of the torrent in its v2 form (BEP 52)
-	since    time.Time
-	opened   atomic.Bool
+	id        bt.PeerID
+	reserved  wire.Reserved
+	namedPort bool // it has said where its DHT node is
+	dialect   wire.Dialect
+	fast      bool
+	v2        bool // the session speaks of the torrent in its v2 form (BEP 52)
+	since     time.Time
+	opened    atomic.Bool
 
 	uploaded atomic.Int64          // bytes of piece data, by the writer
 	shown    atomic.Pointer[shown] // what it may ask for while we super-seed; nil means all. The writer looks at it
@@ -531,6 +532,7 @@ func (t *Torrent) greet(p *Peer) {
 	if p.exchangeDue {
 		t.sendExchange(p, p.since)
 	}
+	t.tellPort(p)
 	p.toldHave = true
 	if t.super != nil {
 		t.reveal(p)
@@ -649,6 +651,8 @@ func (t *Torrent) peerEvents(p *Peer, b *peerconn.Batch) {
 			t.peerHashes(p, now, e.Hashes)
 		case wire.KindPEX:
 			t.peerPEX(p, e.PEX)
+		case wire.KindPort:
+			t.peerPort(p, e.Port)
 		}
 	}
 	b.Release()

@@ -69,7 +69,10 @@ type Config struct {
 
 	Policy netpolicy.Policy // which addresses may be dialled on whose word: see Learn
 	Shared *Shared          // with the client's other torrents; nil: its own, with default bounds
-	NoPEX  bool             // neither tell peers of others nor listen to what they tell (BEP 11); private torrents never do
+	// OnDHTNode, if set, says that we take part in the DHT, and is told where the nodes of peers are, on the owner: it must not block. DHTPort is the UDP port of ours; 0 if it does not answer.
+	OnDHTNode func(addr netip.AddrPort)
+	DHTPort   uint16
+	NoPEX     bool // neither tell peers of others nor listen to what they tell (BEP 11); private torrents never do
 
 	MaxPeers      int
 	MaxPerAddress int // connections with one host, see [dialguard.Host], if its address is global; 0: no bound
