@@ -451,6 +451,9 @@ func (t *Torrent) admit(p *Peer) error {
 	if t.closing || t.paused || t.err != nil {
 		return peer.ErrUnknownTorrent
 	}
+	if c := p.candidate; c != nil && !t.mayLearnFrom(c.source.Origin) {
+		return peer.ErrUnknownTorrent // that it is private came out during the hello
+	}
 	if t.bans.refuses(t.cfg.Now(), p.id, p.addr.Addr()) {
 		return peer.ErrDuplicatePeer
 	}

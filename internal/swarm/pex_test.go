@@ -3,12 +3,14 @@ package swarm
 import (
 	"context"
 	"crypto/sha1"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/dialguard"
 	"github.com/parley-bt/parley/internal/messaging"
 	"github.com/parley-bt/parley/internal/netpolicy"
@@ -826,4 +828,37 @@ func TestMaxConnections(t *testing.T) {
 	if s.Connections() != 0 {
 		t.Errorf("%d connections are left", s.Connections())
 	}
+}
+
+// A connection that is in its hello when the torrent turns out to be private, with an address that it may not have, does not become a session.
+func TestTurnsOutPrivateDuringAHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*piece, piece, slow)
+		w.makePrivate()
+		n := w.start(magnet)
+		other := w.start(seeding)
+		goOn := make(chan struct{})
+		slowly := w.listen(func(nc net.Conn, _ netip.AddrPort) { // a peer whose half of the hello comes late
+			<-goOn
+			_, _ = rawpeer.New(t, nc).Greet(w.ih, bt.PeerID{77}, rawpeer.LTEP)
+			_, _ = io.Copy(io.Discard, nc)
+			nc.Close()
+		})
+		n.tor.Learn(dialguard.Source{Origin: dialguard.DHT}, netpolicy.Private, slowly)
+		time.Sleep(time.Second)
+		if got := n.dialsTo(func(a netip.Addr) bool { return a == slowly.Addr() }); got != 1 {
+			t.Fatalf("%d dials, want 1", got)
+		}
+		n.tor.AddPeers(other.addr)
+		if err := n.tor.WaitReady(t.Context()); err != nil || !n.tor.Private() {
+			t.Fatalf("private: %v, %v", n.tor.Private(), err)
+		}
+		close(goOn)
+		time.Sleep(time.Second)
+		for _, p := range n.tor.Peers() {
+			if p.Addr() == slowly {
+				t.Error("a private torrent has a session with a peer that the DHT named")
+			}
+		}
+	})
 }

@@ -53,7 +53,11 @@ func (t *Torrent) tickRetry() {
 	t.haveMu.Lock()
 	t.have = nil
 	t.haveMu.Unlock()
+	if t.info != nil {
+		t.recount()
+	}
 	t.endSuper()
+	t.meta = metadataState{} // nobody is asked any more
 	t.unsaved, t.progress = false, false
 	t.cfg.Complete = false // who knows, after an error
 	t.uploads = t.cfg.Uploads.join()
