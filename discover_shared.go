@@ -60,6 +60,8 @@ const (
 	dhtEvery = 25 * time.Minute
 	// dhtNeedy is how often, if it has too few peers.
 	dhtNeedy = 5 * time.Minute
+	// dhtAlone is how soon, if it has no peer at all; the pause doubles up to dhtNeedy. Who is to be found may announce itself just after a lookup.
+	dhtAlone = 10 * time.Second
 	// dhtAtOnce bounds the lookups that are under way for all torrents: each asks dozens of nodes.
 	dhtAtOnce = 4
 	// dhtTimeout bounds one lookup.
@@ -84,6 +86,7 @@ type round struct {
 	busy   bool
 	again  bool // it was added once more while it was busy
 	failed int  // in a row
+	alone  int  // lookups in a row after which there was no peer
 }
 
 func newRounds(node DHT, port uint16) *rounds {
@@ -154,11 +157,14 @@ func (r *rounds) done(now time.Time, f *finder, err error) {
 			wait = min(dhtRetryMin<<x.failed, dhtRetryMax)
 		}
 		x.failed++
+	case f.needy() && f.peers.Load() == 0:
+		wait = min(dhtAlone<<x.alone, dhtNeedy)
+		x.alone, x.failed = min(x.alone+1, 9), 0
 	case f.needy():
 		wait = dhtNeedy
-		x.failed = 0
+		x.alone, x.failed = 0, 0
 	default:
-		x.failed = 0
+		x.alone, x.failed = 0, 0
 	}
 	x.due = now.Add(wait + mrand.N(wait/8)) // so that what was added together spreads out
 }

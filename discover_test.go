@@ -561,8 +561,18 @@ func TestRounds(t *testing.T) {
 			t.Errorf("due in %v, want %v and an eighth at most", got, lo)
 		}
 	}
+	for i, wait := range []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, dhtNeedy, dhtNeedy, dhtNeedy, dhtNeedy, dhtNeedy, dhtNeedy, dhtNeedy} {
+		r.done(now, a, nil)
+		if between(a, wait); t.Failed() {
+			t.Fatalf("after %d lookups without a peer", i+1)
+		}
+	}
+	a.peers.Store(1)
 	r.done(now, a, nil)
 	between(a, dhtNeedy)
+	a.peers.Store(0)
+	r.done(now, a, nil)
+	between(a, dhtAlone) // from the beginning, as there was a peer meanwhile
 	r.done(now, b, nil)
 	between(b, dhtEvery)
 	wait := dhtRetryMin
