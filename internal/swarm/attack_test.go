@@ -31,7 +31,11 @@ func (s *simulated) Reason(local net.Addr) (error, bool) { return s.log.Reason(l
 
 // assault runs an attack on a node, nil none, while an honest peer is served. It returns the honest peer's rate in bytes a second of the simulated time, and what came of the attack.
 func assault(t *testing.T, target attack.Target, at *attack.Attack) (rate float64, result string) {
-	w := newWorld(t, 131*(64<<10)-100, 64<<10, slow)
+	pieceBytes := int64(64 << 10)
+	if raceEnabled {
+		pieceBytes = 2 * piece // half the content for the honest peer; the attacks are the same
+	}
+	w := newWorld(t, 131*pieceBytes-100, pieceBytes, slow)
 	log := attack.NewRecords()
 	watched := func(n *node, cfg *Config) {
 		n.refused = log.End

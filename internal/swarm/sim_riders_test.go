@@ -10,6 +10,9 @@ import (
 
 // A quarter of those who download never upload. Tit for tat has them wait: contributors are done well before them.
 func TestFreeRiders(t *testing.T) {
+	if raceEnabled && !inFull() {
+		t.Skip("it measures, which takes too long under the race detector; TestMixedSwarm does the same things")
+	}
 	first, seeds := simSeeds(t, 1)
 	for _, v := range []struct {
 		name  string

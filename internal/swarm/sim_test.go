@@ -18,7 +18,7 @@ import (
 )
 
 // simSeeds returns the seeds that a simulation is run over, first and how many: PARLEY_SIM_FIRST and PARLEY_SIM_SEEDS, the first few without them;
-// "make sim SEEDS=200".
+// "make sim SEEDS=200". Under the race detector it is half as many.
 func simSeeds(t *testing.T, few uint64) (first, n uint64) {
 	t.Helper()
 	number := func(name string, otherwise uint64) uint64 {
@@ -31,6 +31,9 @@ func simSeeds(t *testing.T, few uint64) (first, n uint64) {
 			t.Fatalf("%s=%q: want a number from 1", name, v)
 		}
 		return n
+	}
+	if raceEnabled {
+		few = (few + 1) / 2
 	}
 	return number("PARLEY_SIM_FIRST", 1), number("PARLEY_SIM_SEEDS", few)
 }
