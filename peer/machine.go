@@ -169,6 +169,8 @@ type Machine struct {
 
 	requests  queue[bt.Block]
 	metaWants queue[uint32]
+	metaSent  int // pieces of metadata in this session
+	metaLimit int // how many at most; 0 until the first tells how large the metadata is
 	reqQ      int
 	hashes    *hashState // nil unless the torrent is spoken of in its v2 form
 

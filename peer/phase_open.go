@@ -15,6 +15,13 @@ const maxEarlyHave = 16 << 10
 // maxMetaWants bounds how many pieces of metadata a peer may have asked for at once; more are rejected. It covers 4 MiB at once.
 const maxMetaWants = 256
 
+// A peer may have the metadata metaTimes in a session, and metaSpare pieces of it more: BEP 9 has such a bound against floods. What goes beyond is rejected,
+// and counts as a frame without effect. Metadata goes before blocks, whatever the limit of the rate.
+const (
+	metaTimes = 4
+	metaSpare = 64
+)
+
 // Of ut_pex one message a minute counts (EMP/1 section 8). Networks bunch messages up, so one may come a little early: the next is then due a minute after it should have come.
 const (
 	pexEvery = time.Minute
@@ -321,6 +328,12 @@ func (m *Machine) handleMetadata(payload []byte) (wire.Message, error) {
 	case ltep.MetadataRequest:
 		if m.metaWants.len() >= maxMetaWants {
 			return nil, m.rejectMetadata(md.Piece)
+		}
+		if m.metaLimit > 0 && m.metaSent >= m.metaLimit {
+			if err := m.rejectMetadata(md.Piece); err != nil {
+				return nil, err
+			}
+			return nil, m.quiet()
 		}
 		m.metaWants.push(md.Piece)
 		return nil, nil

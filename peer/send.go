@@ -201,6 +201,10 @@ func (m *Machine) SendMetadata(md ltep.Metadata) error {
 	if md.Type == ltep.MetadataRequest {
 		return nil
 	}
+	if md.Type == ltep.MetadataData {
+		m.metaSent++
+		m.metaLimit = metaTimes*int((md.TotalSize+ltep.MetadataPieceBytes-1)/ltep.MetadataPieceBytes) + metaSpare
+	}
 	if err := m.answered(start); err != nil {
 		m.Close(err)
 		return err

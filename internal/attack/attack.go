@@ -6,11 +6,13 @@ package attack
 import (
 	"errors"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/rawpeer"
+	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
 	"github.com/parley-bt/parley/wire/ltep"
@@ -67,6 +69,12 @@ type Attack struct {
 	Deaf bool
 	// App attacks need a client that has registered [TypeName], with a handler that does not return.
 	App bool
+	// V2 attacks are on a torrent of version 2 (BEP 52).
+	V2 bool
+	// SuperSeed attacks are on a client that super-seeds (BEP 16).
+	SuperSeed bool
+	// UploadLimit and DownloadLimit are those of the client under attack, in bytes a second; 0 means none.
+	UploadLimit, DownloadLimit int64
 	// Slow attacks wait for a limit that is minutes long: they are for the simulated network alone. Within is how long they last at most.
 	Slow   bool
 	Within time.Duration
@@ -83,23 +91,30 @@ type Scene struct {
 	InfoHash bt.InfoHash
 	Geometry bt.Geometry
 	Info     []byte // the info dictionary
+	// Of a torrent of version 2: what is known of its files, each longer than a piece, and what answers a request for hashes.
+	Files      []metainfo.File
+	PieceBytes int64
+	Hashes     func(wire.HashSpan) []byte
 }
 
 // Attacker is one connection of an attack.
 type Attacker struct {
 	*rawpeer.Peer
 	Scene
-	ID       bt.PeerID // its own
-	Client   bt.PeerID // what the client's hello said; zero before it was read
-	Variant  int
-	Metadata uint8 // the ids that the client receives ut_metadata, [TypeName] and ut_pex under; 0 if it does not
-	App, PEX uint8
-	Stop     <-chan struct{} // the honest peer is served: there is no more to show
-	Patience time.Duration   // how long a flood may go on at most
-	Pace     time.Duration   // between the writes of a flood
+	ID         bt.PeerID // its own
+	Client     bt.PeerID // what the client's hello said; zero before it was read
+	Variant    int
+	Metadata   uint8 // the ids that the client receives ut_metadata, [TypeName], ut_pex, lt_donthave and upload_only under; 0 if it does not
+	App, PEX   uint8
+	DontHave   uint8
+	UploadOnly uint8
+	Stop       <-chan struct{} // the honest peer is served: there is no more to show
+	Patience   time.Duration   // how long a flood may go on at most
+	Pace       time.Duration   // between the writes of a flood
 
 	sent     atomic.Int64
 	answered atomic.Bool // for attacks that answer once
+	shown    sync.Map    // pieces that a super-seed has shown
 }
 
 // NewAttacker returns the attacker at nc.
@@ -153,6 +168,10 @@ func (a *Attacker) Hello(plain bool) error {
 			a.App = x.ID
 		case ltep.NamePEX:
 			a.PEX = x.ID
+		case ltep.NameDontHave:
+			a.DontHave = x.ID
+		case ltep.NameUploadOnly:
+			a.UploadOnly = x.ID
 		}
 	}
 	return nil
@@ -233,6 +252,15 @@ func (a *Attacker) Wait(d time.Duration) bool {
 		return true
 	case <-a.Stop:
 		return false
+	}
+}
+
+// eachMinute writes b once a minute until the connection ends, which a limit must bring about within half an hour.
+func (a *Attacker) eachMinute(b []byte) {
+	for range 30 {
+		if !a.Wait(time.Minute) || !a.Put(b) {
+			return
+		}
 	}
 }
 

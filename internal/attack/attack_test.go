@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -70,6 +71,33 @@ func newField(t *testing.T) *field {
 	return f
 }
 
+// newFieldV2 is a field with the same content in a torrent of version 2 (BEP 52): a folder of files of four pieces, so that there are many piece layers to ask for.
+func newFieldV2(t *testing.T, f *field) *field {
+	g := &field{path: filepath.Join(t.TempDir(), "folder"), content: f.content, calm: make(map[attack.Target]float64)}
+	if err := os.Mkdir(g.path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	i := 0
+	for part := range slices.Chunk(f.content, 4*pieceBytes) {
+		if err := os.WriteFile(filepath.Join(g.path, fmt.Sprintf("%03d", i)), part, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		i++
+	}
+	c, err := parley.Create(t.Context(), g.path, parley.CreateOptions{PieceBytes: pieceBytes, Form: metainfo.FormV2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.mi = c.MetaInfo
+	info := g.mi.Info
+	hashes, err := attack.HashesOf(info, g.mi.PieceLayers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.scene = attack.Scene{InfoHash: g.mi.InfoHash, Geometry: info.Geometry, Info: info.Bytes, Files: info.Files, PieceBytes: pieceBytes, Hashes: hashes}
+	return g
+}
+
 // client starts a client on loopback.
 func client(t *testing.T, cfg parley.Config) *parley.Client {
 	t.Helper()
@@ -87,9 +115,9 @@ func client(t *testing.T, cfg parley.Config) *parley.Client {
 }
 
 // seed adds the content to a client that has it.
-func (f *field) seed(t *testing.T, c *parley.Client) *parley.Torrent {
+func (f *field) seed(t *testing.T, c *parley.Client, super bool) *parley.Torrent {
 	t.Helper()
-	tor, err := c.AddTorrent(f.mi, parley.TorrentOptions{Storage: func(info *metainfo.Info) (storage.Storage, error) {
+	tor, err := c.AddTorrent(f.mi, parley.TorrentOptions{SuperSeed: super, Storage: func(info *metainfo.Info) (storage.Storage, error) {
 		s := storage.NewMemory(info.Geometry)
 		_, err := s.WriteAt(f.content, 0)
 		return s, err
@@ -106,15 +134,21 @@ func (f *field) seed(t *testing.T, c *parley.Client) *parley.Torrent {
 // leech adds the content to a client that lacks it, with a function that compares it once it is there.
 func (f *field) leech(t *testing.T, c *parley.Client, magnet bool, peers ...netip.AddrPort) (*parley.Torrent, func() error) {
 	t.Helper()
+	return f.leechFrom(t, c, magnet, parley.TorrentOptions{Peers: peers})
+}
+
+// leechFrom is leech with more options.
+func (f *field) leechFrom(t *testing.T, c *parley.Client, magnet bool, o parley.TorrentOptions) (*parley.Torrent, func() error) {
+	t.Helper()
 	var mem storage.Storage
-	o := parley.TorrentOptions{Peers: peers, Storage: func(info *metainfo.Info) (storage.Storage, error) {
+	o.Storage = func(info *metainfo.Info) (storage.Storage, error) {
 		mem = storage.NewMemory(info.Geometry)
 		return mem, nil
-	}}
+	}
 	var tor *parley.Torrent
 	var err error
 	if magnet {
-		tor, err = c.AddInfoHash(f.mi.InfoHash, o)
+		tor, err = c.AddMagnet(metainfo.Magnet{InfoHash: f.mi.InfoHash, InfoHashV2: f.mi.InfoHashV2}, o)
 	} else {
 		tor, err = c.AddTorrent(f.mi, o)
 	}
@@ -206,16 +240,20 @@ func (w *watch) end(t *testing.T) string {
 // run is an attack on a client; nil attacks nobody and finds out how fast an honest peer is served in peace.
 func (f *field) run(t *testing.T, target attack.Target, at *attack.Attack) (rate float64, memory string, c *attack.Campaign) {
 	log := attack.NewRecords()
-	victim := client(t, parley.Config{Logger: slog.New(log), MaxMessageBytes: attack.MaxMessage})
+	cfg := parley.Config{Logger: slog.New(log), MaxMessageBytes: attack.MaxMessage}
+	if at != nil {
+		cfg.UploadLimit, cfg.DownloadLimit = at.UploadLimit, at.DownloadLimit
+	}
+	victim := client(t, cfg)
 	honest := client(t, parley.Config{})
 	var tor, waits *parley.Torrent
 	check := func() error { return nil }
 	switch target {
 	case attack.Seed:
-		tor = f.seed(t, victim)
+		tor = f.seed(t, victim, at != nil && at.SuperSeed)
 	case attack.Download, attack.Magnet:
 		tor, check = f.leech(t, victim, target == attack.Magnet)
-		f.seed(t, honest)
+		f.seed(t, honest, false)
 		if target == attack.Download {
 			if err := tor.WaitMetadata(within(t)); err != nil {
 				t.Fatal(err)
@@ -282,9 +320,11 @@ func (f *field) run(t *testing.T, target attack.Target, at *attack.Attack) (rate
 // A client under attack by several strangers at once serves an honest peer all the same, keeps its memory bounded, and says little about it.
 func TestAttacks(t *testing.T) {
 	f := newField(t)
+	v2 := newFieldV2(t, f)
 	var tb attack.Table
 	for _, target := range []attack.Target{attack.Seed, attack.Download, attack.Magnet} {
 		f.calm[target], _, _ = f.run(t, target, nil)
+		v2.calm[target], _, _ = v2.run(t, target, nil)
 	}
 	for _, s := range specials {
 		t.Run(s.name, func(t *testing.T) { f.siege(t, s, &tb) })
@@ -294,6 +334,10 @@ func TestAttacks(t *testing.T) {
 			continue
 		}
 		t.Run(at.Name, func(t *testing.T) {
+			f := f
+			if at.V2 {
+				f = v2
+			}
 			rate, memory, c := f.run(t, at.Against, &at)
 			tb.Add(attack.Row{at.Name, at.Limit, c.Result(), memory, fmt.Sprintf("%.0f of %.0f MB/s", rate/1e6, f.calm[at.Against]/1e6)})
 		})

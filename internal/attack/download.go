@@ -103,8 +103,7 @@ var downloads = []Attack{
 			if !a.Put(zeros(block(0))[:5000]) {
 				return
 			}
-			for a.Wait(time.Minute) && a.Put([]byte{0}) {
-			}
+			a.eachMinute([]byte{0})
 		}},
 }
 
@@ -184,5 +183,5 @@ var magnets = []Attack{
 
 // All returns every attack of this package.
 func All() []Attack {
-	return slices.Concat(beforeHello, frames, requests, extensions, downloads, magnets)
+	return slices.Concat(beforeHello, frames, requests, extensions, downloads, magnets, hashes, spreads)
 }

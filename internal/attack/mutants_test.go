@@ -54,6 +54,10 @@ var mutants = []mutant{
 		new: "if !c.writeSince.IsZero() && !now.Before(c.writeSince.Add(writeStall)) {\n\t\tc.writeSince = now\n\t}\n\tif false {", attack: "500 requests and then no reading", slow: true},
 	{file: "internal/swarm/metadata.go", old: "case f.active && now.Sub(f.began) > metaShare && t.freshMetadata():", new: "case false:",
 		attack: "metadata of 32 MiB, a piece every ten seconds", slow: true},
+	{file: "peer/phase_open.go", old: "m.metaSent >= m.metaLimit {", new: "false {", attack: "metadata downloaded again and again, under a limit"},
+	{file: "internal/swarm/hashes.go", old: "\t\tt.convict(p.from(), fmt.Errorf(\"%w: %d of layer %d from %d\", peer.ErrCorruptHashes, a.r.Length, a.r.Base, a.r.Index))\n", new: "", attack: "a piece layer of lies"},
+	{file: "internal/swarm/super.go", old: "\treturn now.Sub(sp.fetched) >= superIdle && slices.ContainsFunc(sp.due, func(d reveal) bool { return !d.got && now.Sub(d.since) >= superIdle })\n",
+		new: "\t_ = slices.Index[[]int]\n\treturn false\n", attack: "nothing fetched of what a super-seed shows", slow: true},
 	{file: "cmd/parley/internal/term/term.go", old: "func Escape(s string) string {\n", new: "func Escape(s string) string {\n\tif s != \"\" {\n\t\treturn s\n\t}\n", attack: "control characters",
 		command: true},
 }

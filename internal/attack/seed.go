@@ -201,8 +201,7 @@ var frames = []Attack{
 			if !a.Put(append(head(wire.MaxExtendedFrame, classic.IDExtended), make([]byte, wire.MaxExtendedFrame-1000)...)) {
 				return
 			}
-			for a.Wait(time.Minute) && a.Put([]byte{0}) {
-			}
+			a.eachMinute([]byte{0})
 		}},
 }
 
@@ -260,8 +259,7 @@ var requests = []Attack{
 					return
 				}
 			}
-			for a.Wait(time.Minute) && a.Put(classic.AppendKeepAlive(nil)) { // it is not idle, it does not read
-			}
+			a.eachMinute(classic.AppendKeepAlive(nil)) // it is not idle, it does not read
 		}},
 	{Name: "metadata requests, unread", Limit: "wire.MaxControlBacklog", Deaf: true, Errs: list(peer.ErrControlBacklog), Run: func(a *Attacker) {
 		a.FloodOn(extended(a.Metadata, ltep.AppendMetadata(nil, ltep.Metadata{Type: ltep.MetadataRequest})))

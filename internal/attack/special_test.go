@@ -61,7 +61,7 @@ func (f *field) siege(t *testing.T, sp special, tb *attack.Table) {
 	cfg := sp.cfg
 	cfg.Logger = slog.New(log)
 	s := &siege{field: f, victim: client(t, cfg)}
-	s.tor = f.seed(t, s.victim)
+	s.tor = f.seed(t, s.victim, false)
 	w := newWatch()
 	w.allowed += sp.goroutines
 	outcome := sp.run(t, s)

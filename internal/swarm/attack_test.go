@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/internal/attack"
+	"github.com/parley-bt/parley/metainfo"
 )
 
 // simulated is a stage in the simulated network.
@@ -29,13 +30,42 @@ func (s *simulated) Dial(n int) (net.Conn, error) {
 
 func (s *simulated) Reason(local net.Addr) (error, bool) { return s.log.Reason(local) }
 
+// assaultV2 is a world with a torrent of version 2 (BEP 52), of files of four pieces.
+func assaultV2(t *testing.T, total, pieceBytes int64) (*world, attack.Scene) {
+	var sizes []int64
+	for at := int64(0); at < total; at += 4 * pieceBytes {
+		sizes = append(sizes, min(4*pieceBytes, total-at))
+	}
+	w := newWorldV2(t, metainfo.FormV2, pieceBytes, sizes, slow)
+	hashes, err := attack.HashesOf(w.info, w.layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, attack.Scene{InfoHash: w.ih, Geometry: w.info.Geometry, Info: w.info.Bytes, Files: w.info.Files, PieceBytes: pieceBytes, Hashes: hashes}
+}
+
 // assault runs an attack on a node, nil none, while an honest peer is served. It returns the honest peer's rate in bytes a second of the simulated time, and what came of the attack.
 func assault(t *testing.T, target attack.Target, at *attack.Attack) (rate float64, result string) {
 	pieceBytes := int64(64 << 10)
 	if raceEnabled {
 		pieceBytes = 2 * piece // half the content for the honest peer; the attacks are the same
 	}
-	w := newWorld(t, 131*pieceBytes-100, pieceBytes, slow)
+	total := 131*pieceBytes - 100
+	w := newWorld(t, total, pieceBytes, slow)
+	scene := attack.Scene{InfoHash: w.ih, Geometry: w.info.Geometry, Info: w.info.Bytes}
+	var options []func(*node, *Config)
+	if at != nil {
+		if at.V2 {
+			w, scene = assaultV2(t, total, pieceBytes)
+		}
+		if at.UploadLimit > 0 {
+			options = append(options, uploading(at.UploadLimit))
+		}
+		if at.DownloadLimit > 0 {
+			options = append(options, downloading(at.DownloadLimit))
+		}
+		options = append(options, with(func(cfg *Config) { cfg.SuperSeed = at.SuperSeed }))
+	}
 	log := attack.NewRecords()
 	watched := func(n *node, cfg *Config) {
 		n.refused = log.End
@@ -51,11 +81,11 @@ func assault(t *testing.T, target attack.Target, at *attack.Attack) (rate float6
 	var victim, honest *node
 	switch target {
 	case attack.Seed:
-		victim = w.start(seeding, watched)
+		victim = w.start(append(options, seeding, watched)...)
 	case attack.Download:
-		victim = w.start(watched)
+		victim = w.start(append(options, watched)...)
 	case attack.Magnet:
-		victim = w.start(magnet, watched)
+		victim = w.start(append(options, magnet, watched)...)
 	}
 	if target == attack.Seed {
 		honest = w.start()
@@ -69,7 +99,7 @@ func assault(t *testing.T, target attack.Target, at *attack.Attack) (rate float6
 		for range attack.Attackers {
 			st.from = append(st.from, w.addr())
 		}
-		c = attack.NewCampaign(at, attack.Scene{InfoHash: w.ih, Geometry: w.info.Geometry, Info: w.info.Bytes}, st)
+		c = attack.NewCampaign(at, scene, st)
 		c.Pace = time.Millisecond
 		for n := range attack.Attackers {
 			group.Go(func() { c.Attacker(t, n) })

@@ -99,12 +99,15 @@ func (t *Torrent) assemble(from *origin, b bt.Block, data *blockbuf.Buf, complet
 	}
 }
 
-// waste drops a block that nobody wants, and a peer that sends too many of them.
+// waste drops a block that nobody wants, and shuts a peer out that sends too many of them: were it to come back, they would take up a limit of the download rate.
 func (t *Torrent) waste(p *Peer, b bt.Block, data *blockbuf.Buf) {
 	data.Release()
 	t.wasted += int64(b.Length)
+	if p.shut {
+		return // what was under way
+	}
 	if p.unwanted += int(b.Length); p.unwanted > unwantedLimit {
-		p.conn.Close(fmt.Errorf("%w: %d bytes", peer.ErrUnwantedData, p.unwanted))
+		t.convictPeer(p.from(), fmt.Errorf("%w: %d bytes", peer.ErrUnwantedData, p.unwanted))
 	}
 }
 

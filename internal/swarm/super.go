@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -12,11 +13,14 @@ import (
 const (
 	// superAhead is how many pieces a peer is shown beyond those it has passed on: it fetches one while another spreads.
 	superAhead = 2
-	// superAlone is the same for the only peer: there is nobody to pass them on to, and it would have nothing to do most of the time.
+	// superAlone is the same for the only peer that gets anything: there is nobody to pass them on to, and it would have nothing to do most of the time.
 	superAlone = 16
 	// superPatience is how long a piece is left to the peer that was shown it. If it has not been fetched then, others may be shown it; if it has been but
 	// nobody got it from there, the peer is shown another: perhaps nobody can connect to it.
 	superPatience = time.Minute
+	// superIdle is for how long a peer may leave lying what it was shown before others no longer wait for it: those who are here and fetch nothing must not keep the rest from
+	// getting anything.
+	superIdle = 10 * time.Second
 )
 
 // superSeed is the state of super-seeding (BEP 16): the only seed of a swarm says that it has nothing, and shows each peer few pieces, ones that hardly anybody
@@ -29,8 +33,11 @@ type superSeed struct {
 
 // superPeer is what super-seeding knows of a peer that is not a seed.
 type superPeer struct {
-	has *bitfield.Set
-	due []reveal
+	has     *bitfield.Set
+	due     []reveal
+	upSeen  int64     // what has been sent to it
+	fetched time.Time // when that was
+	claimed int64     // bytes of pieces that it says it has got and that nobody but us could give it, as far as we know
 }
 
 // reveal is a piece that was shown to a peer, until others have it.
@@ -95,7 +102,7 @@ func (t *Torrent) superHas(p *Peer, has *bitfield.Set, all bool) {
 		return
 	}
 	if p.super == nil {
-		p.super = &superPeer{has: bitfield.New(t.geom.NumPieces())}
+		p.super = &superPeer{has: bitfield.New(t.geom.NumPieces()), fetched: t.cfg.Now()}
 	}
 	if has != nil {
 		for i := range has.All() {
@@ -115,6 +122,9 @@ func (t *Torrent) superHave(p *Peer, i bt.PieceIndex) {
 		if d := &p.super.due[k]; d.piece == i && !d.got {
 			t.unassign(d)
 			d.got, d.since = true, t.cfg.Now()
+			if t.super.had[i] == 1 {
+				p.super.claimed += int64(t.geom.PieceLen(i))
+			}
 		}
 	}
 	for q := range t.peers {
@@ -174,6 +184,9 @@ func (t *Torrent) tickSuper(now time.Time) {
 			}
 			continue
 		}
+		if up := p.uploaded.Load(); up != p.super.upSeen {
+			p.super.fetched, p.super.upSeen = now, up
+		}
 		for k := range p.super.due {
 			if d := &p.super.due[k]; !d.got && now.Sub(d.since) >= superPatience {
 				t.unassign(d)
@@ -197,7 +210,7 @@ func (t *Torrent) reveal(p *Peer) {
 		}
 	}
 	sp.due = open
-	for most := t.superAhead(); len(sp.due) < most; {
+	for most := t.superAhead(now); len(sp.due) < most; {
 		i, ok := t.rarest(p, s)
 		if !ok {
 			return
@@ -209,11 +222,20 @@ func (t *Torrent) reveal(p *Peer) {
 	}
 }
 
+// superIdles reports whether a peer leaves lying what it was shown, or says that it has got what it has not: nobody needs to wait until it fetches what others have.
+func (t *Torrent) superIdles(p *Peer, now time.Time) bool {
+	sp := p.super
+	if p.uploaded.Load() < sp.claimed {
+		return true
+	}
+	return now.Sub(sp.fetched) >= superIdle && slices.ContainsFunc(sp.due, func(d reveal) bool { return !d.got && now.Sub(d.since) >= superIdle })
+}
+
 // superAhead returns how many pieces a peer is shown beyond those it has passed on.
-func (t *Torrent) superAhead() int {
+func (t *Torrent) superAhead(now time.Time) int {
 	n := 0
 	for p := range t.peers {
-		if p.super != nil {
+		if p.super != nil && !t.superIdles(p, now) {
 			n++
 		}
 	}
@@ -229,7 +251,7 @@ func (t *Torrent) passedOn(p *Peer, d reveal, now time.Time) bool {
 		return true
 	}
 	for q := range t.peers {
-		if q != p && q.super != nil && q.peerInterested && !q.super.has.Has(int(d.piece)) {
+		if q != p && q.super != nil && !t.superIdles(q, now) && q.peerInterested && !q.super.has.Has(int(d.piece)) {
 			return false
 		}
 	}

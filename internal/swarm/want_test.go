@@ -478,10 +478,18 @@ func TestSuperSeedFreeRider(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 500*piece, piece, simnet.Link{Latency: 10 * time.Millisecond, Rate: 1 << 20})
 		seed := w.start(seeding, with(func(cfg *Config) { cfg.SuperSeed = true }))
-		// Somebody else is there who wants pieces, and takes none.
-		idle := w.raw(seed)
-		idle.Write(classic.AppendInterested(classic.AppendHaveNone(nil)))
-		go ignoring(idle)
+		// Somebody else is there who fetches what it is shown, and gives nobody anything either.
+		other := w.raw(seed)
+		other.Write(classic.AppendInterested(classic.AppendHaveNone(nil)))
+		go other.Until(func(m wire.Message) bool {
+			switch m := m.(type) {
+			case *wire.Have:
+				other.Write(classic.AppendRequest(nil, wire.Request{Block: bt.Block{Index: m.Index, Length: piece}}))
+			case *wire.Piece:
+				other.Write(classic.AppendHave(nil, wire.Have{Index: m.Index}))
+			}
+			return false
+		})
 		shown, got := map[bt.PieceIndex]bool{}, map[bt.PieceIndex]bool{}
 		var mu sync.Mutex
 		taker := w.raw(seed)
@@ -510,7 +518,7 @@ func TestSuperSeedFreeRider(t *testing.T) {
 			for ; d > 0; d -= 5 * time.Second {
 				time.Sleep(5 * time.Second)
 				alive := classic.AppendKeepAlive(nil)
-				if _, err := idle.Write(alive); err != nil {
+				if _, err := other.Write(alive); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := taker.Write(alive); err != nil {
