@@ -47,7 +47,7 @@ func foldText(text string, columns int) string {
 			b.WriteByte('\n')
 			continue
 		}
-		for _, word := range strings.Fields(line) {
+		for word := range strings.FieldsSeq(line) {
 			n := utf8.RuneCountInString(word)
 			if used > 0 && used+1+n > columns {
 				end()
