@@ -342,5 +342,8 @@ func TestAttacks(t *testing.T) {
 			tb.Add(attack.Row{at.Name, at.Limit, c.Result(), memory, fmt.Sprintf("%.0f of %.0f MB/s", rate/1e6, f.calm[at.Against]/1e6)})
 		})
 	}
+	for _, a := range webAttacks {
+		t.Run(a.name, func(t *testing.T) { f.webSiege(t, a, &tb) })
+	}
 	tb.Print(t, "PARLEY_ATTACKS")
 }

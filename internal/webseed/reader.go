@@ -19,7 +19,8 @@ type Reader struct {
 	at, end int64 // in the torrent
 	cur     *stream
 	left    int64 // bytes of the current file still to be read
-	short   int   // replies in a row that were shorter than asked for
+	got     int64 // bytes of the current reply
+	short   int   // replies in a row that were shorter than asked for, and than [crumbBytes]
 	err     error // what ended it
 }
 
@@ -43,8 +44,11 @@ func (s *Seed) Reader(ctx context.Context, off, n int64) *Reader {
 	return &Reader{s: s, ctx: ctx, at: off, end: off + n}
 }
 
-// maxShort is how many replies in a row may bring less than was asked for. A server may cut a range as it likes, but not into crumbs.
-const maxShort = 4
+// maxShort is how many replies in a row may bring less than was asked for and less than crumbBytes. A server may cut a range as it likes, but not into crumbs.
+const (
+	maxShort   = 4
+	crumbBytes = 4 << 10
+)
 
 // Read implements [io.Reader]: it returns exactly the bytes asked for, and then io.EOF.
 func (r *Reader) Read(p []byte) (int, error) {
@@ -74,7 +78,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		n, err := r.cur.read(p[:min(int64(len(p)), r.left, r.cur.left)])
 		r.at += int64(n)
 		r.left -= int64(n)
-		if n > 0 {
+		if r.got += int64(n); r.got >= crumbBytes {
 			r.short = 0
 		}
 		switch {
@@ -154,6 +158,7 @@ func (s *Seed) locate(off int64) (file int, gap int64) {
 // open begins to read the current file: the rest of a reply that was kept, or a new one.
 func (r *Reader) open(file int) error {
 	s, f := r.s, &r.s.info.Files[file]
+	r.got = 0
 	first := r.at - f.Offset
 	r.left = min(r.end-r.at, f.Length-first)
 	if st := s.unpark(); st != nil {
