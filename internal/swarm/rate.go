@@ -34,7 +34,7 @@ func (t *Torrent) limitRoom(p *Peer, room int) int {
 			sources++
 		}
 	}
-	ahead := max(fewestAhead, limit*int64(aheadTime/time.Second)/bt.BlockBytes)
+	ahead := max(fewestAhead, limit/bt.BlockBytes*int64(aheadTime/time.Second)) // in this order, so that no limit is too high
 	return min(room, int(max(1, ahead/int64(max(1, sources))))-p.pipe.Outstanding())
 }
 

@@ -1,6 +1,19 @@
 // Package swarm runs one torrent: whom to connect to, what to ask for, whom to serve, what is verified and kept. One goroutine owns a torrent's
 // state; connections post what peers say to its inbox, and commands to peers go into their outboxes, which never blocks. It asks internal/picker,
 // internal/choker and internal/pipeline for decisions, and knows nothing of application messages beyond the extended ids they need.
+//
+// Whatever waits, for the disk, the network or a hash, runs beside the owner in the torrent's group, and posts what came of it. The owner posts nothing to itself, holds no
+// lock while it calls others, and once it has ended others may look at its state, one at a time.
+//
+// Where things are decided:
+//
+//   - the owner, its end and its errors: torrent.go; its clock: beat.go; a pause and the goals of seeding: pause.go; starting again, verifying, moving: recover.go
+//   - who is connected: dial.go, what all torrents share of it in share.go, who makes room in room.go, two sessions with one peer in duplicate.go, peer exchange in pex.go,
+//     nodes of the DHT that peers tell of in dhtport.go
+//   - sessions and what they say: peer.go; who is served: choke.go, under limits in rate.go; super-seeding: super.go
+//   - what is asked for: pieces.go, at the end endgame.go, for a reader reader.go, by the wishes of the user want.go, of web servers webseed.go
+//   - who sent what is wrong: blame.go
+//   - what describes the content: metadata.go for the info dictionary, trees.go and hashes.go for the hashes of BEP 52
 package swarm
 
 import (
