@@ -261,7 +261,7 @@ var requests = []Attack{
 			}
 			a.eachMinute(classic.AppendKeepAlive(nil)) // it is not idle, it does not read
 		}},
-	{Name: "metadata requests, unread", Limit: "wire.MaxControlBacklog", Deaf: true, Errs: list(peer.ErrControlBacklog), Run: func(a *Attacker) {
+	{Name: "metadata requests, unread", Limit: "wire.MaxControlBacklog", Deaf: true, Errs: list(peer.ErrControlBacklog, peer.ErrFlood), Run: func(a *Attacker) {
 		a.FloodOn(extended(a.Metadata, ltep.AppendMetadata(nil, ltep.Metadata{Type: ltep.MetadataRequest})))
 	}},
 	{Name: "metadata requests out of range", Limit: "ltep.MaxMetadataBytes", Variants: 3, Errs: list(ErrSyntax), Run: func(a *Attacker) {
