@@ -10,6 +10,8 @@ FILE        ?= README.md
 MUTANTS     ?= .
 # How often "make crash" kills.
 N           ?= 200
+# What platforms "make cross" builds for; none is all.
+PLATFORMS   ?=
 # Over how many seeds "make sim" simulates.
 SEEDS       ?= 200
 
@@ -33,8 +35,8 @@ lint: ## gofmt, vet, staticcheck, go mod tidy -diff, go fix -diff
 fuzz: ## every fuzzer for FUZZTIME each
 	@.ci/fuzz $(FUZZTIME)
 
-cross: ## build and vet for every platform we promise
-	@.ci/cross
+cross: ## build and vet for every platform we promise (PLATFORMS=... for some)
+	@.ci/cross $(PLATFORMS)
 
 interop: interop-deps ## real clients on loopback; installs what is missing (apt as root, npm)
 	cd interop && $(GO) test -count=1 -timeout 15m -v -run '$(INTEROP_RUN)' $(TESTFLAGS) ./...
