@@ -5,7 +5,6 @@ package interop
 import (
 	"fmt"
 	"net"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -14,12 +13,8 @@ import (
 // pythonServer serves the folder of a content with python3 -m http.server, which knows no ranges, and returns its URL.
 func pythonServer(t *testing.T, c *content) string {
 	t.Helper()
-	prog, err := exec.LookPath("python3")
-	if err != nil {
-		t.Skip("no python3")
-	}
 	port := freePort(t)
-	p := start(t, "python3 -m http.server", prog, "-m", "http.server", fmt.Sprint(port), "--bind", "127.0.0.1", "--directory", filepath.Dir(c.path(t)))
+	p := start(t, "python3 -m http.server", python(), "-m", "http.server", fmt.Sprint(port), "--bind", "127.0.0.1", "--directory", filepath.Dir(c.path(t)))
 	waitPort(t, p, port)
 	return "http://" + net.JoinHostPort("127.0.0.1", fmt.Sprint(port)) + "/"
 }
