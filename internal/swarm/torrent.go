@@ -266,7 +266,7 @@ type Torrent struct {
 	goal    goalState
 	uploads *uploadShare // nil if the client's slots are not bounded
 
-	unsaved bool      // pieces were verified since the last checkpoint began
+	unsaved bool      // what the storage remembers has changed since the last checkpoint began: pieces verified or lost, files chosen
 	saving  bool      // a checkpoint is under way
 	saved   time.Time // when the last one began
 

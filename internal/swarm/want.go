@@ -244,7 +244,7 @@ func (t *Torrent) tellStorage() {
 	t.group.Go(func() {
 		err := tellSelector(store, from, to)
 		t.post(envelope{kind: envCall, f: func() {
-			t.want.storing, t.want.stored = false, to
+			t.want.storing, t.want.stored, t.unsaved = false, to, true
 			if t.closing || t.err != nil {
 				return
 			}
@@ -421,6 +421,7 @@ func (t *Torrent) lose(pieces []bt.PieceIndex) {
 	if len(lost) == 0 {
 		return
 	}
+	t.unsaved = true
 	if fresh {
 		t.newPicker()
 		for p := range t.peers {
