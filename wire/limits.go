@@ -21,7 +21,7 @@ const (
 	MaxExchangeSent = 16 << 10
 	// MaxExchanges is how many type exchanges a session may have each way, malformed ones counted.
 	MaxExchanges = 32
-	// MaxTypeEntries is how many entries of "m" count.
+	// MaxTypeEntries is how many entries of "m", and of "t" under "emp", count in one exchange; and how many names are remembered in a session.
 	MaxTypeEntries = 1024
 	// MaxTypeName is the longest name of a message type, bytes.
 	MaxTypeName = 64
@@ -33,4 +33,26 @@ const (
 	MaxIdleFrames = 1000
 	// IdleFramesSeconds is the span over which frames without effect are counted.
 	IdleFramesSeconds = 10
+)
+
+// Limits of application messages in mux frames (EMP/1 sections 6.2, 7.2 and 7.3). Sizes are bytes of the message itself, frames not counted.
+const (
+	// MaxFragment is the largest part of a message in one mux frame (section 7.2).
+	MaxFragment = 16 << 10
+	// MaxMessage is the largest message there is: "max", maxlen and reply-max above it count as this (sections 6.2 and 7.3).
+	MaxMessage = 16 << 20
+	// DefaultMaxMessage is what an absent "max" means (section 6.2).
+	DefaultMaxMessage = 65_536
+	// MessageCost is what opening a message takes from the receiver's window beyond its total length (section 7.3).
+	MessageCost = 64
+	// MinWindow is what an absent or smaller "win" means (section 6.2): room for one message of DefaultMaxMessage.
+	MinWindow = 65_600
+	// MaxWindow is the largest window, "win" and all credit together (section 7.3).
+	MaxWindow = 1<<31 - 1
+	// DefaultRequests is what an absent "req" means: how many requests may be unanswered at once (section 6.2).
+	DefaultRequests = 64
+	// MaxUnsentResponses is over how many unsent bytes of responses no further request of that peer is handed to handlers (section 7.3).
+	MaxUnsentResponses = 4 << 20
+	// MaxTypeID is the largest id of an application type under "t"; the smallest is 1 (section 6.2).
+	MaxTypeID = 65535
 )

@@ -65,6 +65,7 @@ type Exchange struct {
 	UploadOnly   bool       // "upload_only" (BEP 21)
 	YourIP       netip.Addr // "yourip": the receiver's address as the sender sees it
 	IPv4, IPv6   netip.Addr // the sender's other addresses
+	EMP          []byte     // the raw bencoded dictionary under "emp", nil if there is none (EMP/1 section 6.2); see package wire/emp
 }
 
 // Kind implements [wire.Message].
@@ -116,6 +117,10 @@ func ParseExchange(payload []byte) (Exchange, error) {
 			e.IPv4 = addr(val)
 		case "ipv6":
 			e.IPv6 = addr(val)
+		case "emp":
+			if val.Kind() == bencode.KindDict { // anything else counts as absent, as with the other keys
+				e.EMP = bytes.Clone(val.Raw())
+			}
 		}
 	}
 	return e, nil
@@ -143,7 +148,7 @@ func first(v bencode.Value, maxKey int) func(yield func([]byte, bencode.Value) b
 }
 
 // exchangeKeys are the keys of an exchange that are read here; there must be no more than first can remember.
-var exchangeKeys = []string{"m", "v", "p", "reqq", "metadata_size", "upload_only", "yourip", "ipv4", "ipv6"}
+var exchangeKeys = []string{"m", "v", "p", "reqq", "metadata_size", "upload_only", "yourip", "ipv4", "ipv6", "emp"}
 
 func addr(v bencode.Value) netip.Addr {
 	b, _ := v.Bytes()
@@ -194,7 +199,7 @@ func parseM(v bencode.Value) []Entry {
 }
 
 // AppendExchange appends the payload of an exchange: keys sorted and unique, absent values left out (EMP/1 section 6.1). Names in e.M
-// must be unique; e.M is sorted in place.
+// must be unique; e.M is sorted in place. e.EMP is written as it is: that it is one canonical dictionary is the caller's promise.
 func AppendExchange(dst []byte, e *Exchange) []byte {
 	slices.SortFunc(e.M, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	dst = append(dst, 'd')
@@ -202,6 +207,9 @@ func AppendExchange(dst []byte, e *Exchange) []byte {
 		dst = bencode.AppendBytes(bencode.AppendString(dst, key), val)
 	}
 	num := func(key string, n int64) { dst = bencode.AppendInt(bencode.AppendString(dst, key), n) }
+	if len(e.EMP) > 0 {
+		dst = append(bencode.AppendString(dst, "emp"), e.EMP...)
+	}
 	if e.IPv4.Is4() {
 		a := e.IPv4.As4()
 		str("ipv4", a[:])
