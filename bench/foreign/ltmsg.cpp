@@ -6,8 +6,8 @@
 // receiver prints "RECV SECONDS CPU_SECONDS" (from its first message to its last) and the sender "SEND SECONDS CPU_SECONDS" (from its
 // first message to the last acknowledgement). It ends when its standard input does.
 //
-// peer_connection_handle::send_buffer never pushes back, so the sender keeps a window of 1 MiB (64 to 8,192 messages) and the
-// receiver acknowledges every quarter of it.
+// peer_connection_handle::send_buffer never pushes back, so the sender keeps a window of 1 MiB (64 to 8,192 messages; of large ones 4 MiB,
+// which is faster than more) and the receiver acknowledges every quarter of it.
 #include <libtorrent/add_torrent_params.hpp>
 #include <libtorrent/bdecode.hpp>
 #include <libtorrent/entry.hpp>
@@ -23,6 +23,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -114,7 +115,7 @@ int main(int argc, char** argv) {
 	total = std::atol(argv[4]);
 	message_bytes = std::atoi(argv[5]);
 	if (total < 1 || message_bytes < 1) { std::fprintf(stderr, "ltmsg: N and SIZE are at least 1\n"); return 2; }
-	window_ = std::min(8192L, std::max(64L, (1L << 20) / message_bytes));
+	window_ = std::min(8192L, std::max(std::clamp((4L << 20) / message_bytes, 4L, 64L), (1L << 20) / message_bytes));
 	ack_every = window_ / 4;
 
 	settings_pack s;

@@ -5,14 +5,17 @@
 //	peer leech -torrent FILE -dir DIR            downloads into DIR
 //	peer recv  -torrent FILE -n N -size BYTES    receives N messages
 //	peer send  -torrent FILE -n N -size BYTES    sends N messages, one Send call each
+//	peer answer -torrent FILE -n N -size BYTES   answers N requests by as many bytes
+//	peer ask   -torrent FILE -n N -size BYTES    makes N requests, one after the other
 //	peer verify -torrent FILE -dir DIR           compares DIR/NAME with its hashes: "VERIFIED SECONDS CPU_SECONDS"
 //	peer hash  -torrent FILE                     hashes as much memory on all cores, and says the same
 //	peer many  -dir DIR -state DIR               seeds every .torrent of DIR, whose content lies there too: "SEEDING N"
+//	peer dialects                                lists the dialects of messages that it can speak, and ends
 //
-// It prints "READY HOST:PORT" when it listens (a seeder: when its data is verified). leech and send then wait for a line "go HOST:PORT" and
-// dial that peer. leech prints "DONE SECONDS" when every piece is in place; recv prints "RECV SECONDS CPU_SECONDS", from its first message to
-// its last, and send "SEND SECONDS CPU_SECONDS", from its first message to the acknowledgement that the receiver sends behind the last. A
-// line "gc" collects garbage, returns free memory to the system and is answered with "GC". The program ends when standard input does. "ERR text"
+// It prints "READY HOST:PORT" when it listens (a seeder: when its data is verified). leech, send and ask then wait for a line "go HOST:PORT" and
+// dial that peer. leech prints "DONE SECONDS" when every piece is in place; recv prints "RECV SECONDS CPU_SECONDS ALLOCATIONS", from its first message to
+// its last, and send "SEND" with the same, from its first message to the acknowledgement that the receiver sends behind the last; answer prints
+// "ANSWERED" and ask "ASKED", with the same from the first request on. A line "gc" collects garbage, returns free memory to the system and is answered with "GC". The program ends when standard input does. "ERR text"
 // reports what went wrong.
 package main
 
@@ -33,6 +36,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,6 +66,10 @@ type options struct {
 	size    int
 	profile string
 	heap    string
+
+	dialect   string
+	idleTypes int
+	idleDir   string
 }
 
 type peer struct {
@@ -74,10 +82,14 @@ func run(args []string, in io.Reader) (err error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	modes := map[string]func(*peer, context.Context, <-chan netip.AddrPort) error{
-		"seed": (*peer).seed, "leech": (*peer).leech, "recv": (*peer).receive, "send": (*peer).send,
+		"seed": (*peer).seed, "leech": (*peer).leech, "recv": (*peer).receive, "send": (*peer).send, "answer": (*peer).answer, "ask": (*peer).ask,
 		"verify": (*peer).verify, "hash": (*peer).hash, "many": (*peer).many}
+	if len(args) == 1 && args[0] == "dialects" {
+		fmt.Println(strings.Join(spoken, " "))
+		return nil
+	}
 	if len(args) == 0 || modes[args[0]] == nil {
-		return errors.New("want seed, leech, recv, send, verify, hash or many as the first argument")
+		return errors.New("want seed, leech, recv, send, answer, ask, verify, hash, many or dialects as the first argument")
 	}
 	p := &peer{options: options{mode: args[0]}}
 	fs := flag.NewFlagSet(p.mode, flag.ContinueOnError)
@@ -87,6 +99,9 @@ func run(args []string, in io.Reader) (err error) {
 	fs.IntVar(&p.size, "size", 64, "bytes of a message")
 	fs.StringVar(&p.profile, "cpuprofile", "", "write a CPU profile of the measured part to `FILE`")
 	fs.StringVar(&p.heap, "memprofile", "", "write a heap profile to `FILE` at each line \"gc\"")
+	fs.StringVar(&p.dialect, "dialect", "", "speak `DIALECT`, "+strings.Join(spoken, " or ")+", to peers that receive messages; empty is what two of us choose")
+	fs.IntVar(&p.idleTypes, "idle-types", 0, "recv: register so many other message types, which nobody uses")
+	fs.StringVar(&p.idleDir, "idle-torrents", "", "recv: evenly in every .torrent of `DIR`, for which there are no peers")
 	listen := fs.String("listen", "127.0.0.1:0", "`ADDR` to listen on")
 	maxPeers := fs.Int("max-peers", 20000, "connected peers at most")
 	state := fs.String("state", "", "remember in `DIR` what was verified")
@@ -96,6 +111,12 @@ func run(args []string, in io.Reader) (err error) {
 		return err
 	}
 	cfg := parley.Config{ListenAddr: *listen, MaxPeers: *maxPeers, StateDir: *state, UploadSlots: *slots}
+	if p.size > 65534 { // the default
+		cfg.MaxMessageBytes = p.size
+	}
+	if err := useDialect(&cfg, p.dialect); err != nil {
+		return err
+	}
 	if *verbose {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -229,7 +250,7 @@ func (p *peer) verify(ctx context.Context, _ <-chan netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	m := startMeter()
+	m := usage.StartMeter()
 	t, err := p.client.SeedTorrent(ctx, p.mi, filepath.Join(p.dir, p.mi.Info.Name), parley.TorrentOptions{})
 	if err != nil {
 		return err
@@ -237,7 +258,7 @@ func (p *peer) verify(ctx context.Context, _ <-chan netip.AddrPort) error {
 	if err := t.WaitComplete(ctx); err != nil {
 		return err
 	}
-	m.report("VERIFIED")
+	m.Report("VERIFIED")
 	return stop()
 }
 
@@ -246,7 +267,7 @@ func (p *peer) hash(_ context.Context, _ <-chan netip.AddrPort) error {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	g := p.mi.Info.Geometry
-	m := startMeter()
+	m := usage.StartMeter()
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			buf := make([]byte, 128<<10)
@@ -265,7 +286,7 @@ func (p *peer) hash(_ context.Context, _ <-chan netip.AddrPort) error {
 		})
 	}
 	wg.Wait()
-	m.report("VERIFIED")
+	m.Report("VERIFIED")
 	return nil
 }
 
@@ -301,65 +322,138 @@ func (p *peer) many(ctx context.Context, _ <-chan netip.AddrPort) error {
 	return stop()
 }
 
-// meter measures one side of the messages.
-type meter struct {
-	start time.Time
-	cpu   time.Duration
+// counter counts the messages or requests that arrive, and measures from the first to the last. What it counts comes one after the other.
+type counter struct {
+	p    *peer
+	word string // what the report begins with
+	got  int64
+	m    usage.Meter
+	stop func() error // ends the profile
+	done chan error
 }
 
-func startMeter() meter { return meter{time.Now(), usage.CPU()} }
+func (p *peer) newCounter(word string) *counter {
+	return &counter{p: p, word: word, done: make(chan error, 1)}
+}
 
-func (m meter) report(word string) {
-	fmt.Printf("%s %.6f %.6f\n", word, time.Since(m.start).Seconds(), (usage.CPU() - m.cpu).Seconds())
+// count takes one message. At the last one it reports, and the caller calls end once that is answered.
+func (c *counter) count(msg *parley.Message) (last bool, err error) {
+	if len(msg.Payload) != c.p.size {
+		return false, c.end(fmt.Errorf("message %d: %d bytes, want %d", c.got, len(msg.Payload), c.p.size))
+	}
+	if c.got++; c.got == 1 {
+		if c.stop, err = c.p.startProfile(); err != nil {
+			return false, c.end(err)
+		}
+		c.m = usage.StartMeter()
+	}
+	if c.got == c.p.n {
+		c.m.Report(c.word)
+		return true, nil
+	}
+	return false, nil
+}
+
+// end lets the program know how it ended, and returns err.
+func (c *counter) end(err error) error {
+	if c.stop != nil {
+		err = errors.Join(err, c.stop())
+	}
+	select {
+	case c.done <- err:
+	default: // it ended already
+	}
+	return err
+}
+
+// wait waits for the end.
+func (c *counter) wait(ctx context.Context) error {
+	err, waitErr := receive(ctx, c.done)
+	return errors.Join(err, waitErr)
+}
+
+// join adds the torrent without downloading it, and registers the message type there.
+func (p *peer) join(mt parley.MessageType) (*parley.Torrent, *parley.Type, error) {
+	t, err := p.client.AddTorrent(p.mi, parley.TorrentOptions{Dir: p.dir, NoDownload: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	mt.Name = messageType
+	ty, err := t.Register(mt)
+	return t, ty, err
 }
 
 func (p *peer) receive(ctx context.Context, _ <-chan netip.AddrPort) error {
-	t, err := p.client.AddTorrent(p.mi, parley.TorrentOptions{Dir: p.dir, NoDownload: true})
-	if err != nil {
+	if err := p.addIdleTypes(); err != nil {
 		return err
 	}
-	result := make(chan error, 1)
-	var got int64
-	var m meter
-	var stop func() error
-	_, err = t.Register(parley.MessageType{Name: messageType, Handler: func(ctx context.Context, msg *parley.Message) (err error) {
-		if len(msg.Payload) != p.size {
-			err := fmt.Errorf("message %d: %d bytes, want %d", got, len(msg.Payload), p.size)
-			result <- err
-			return err
+	c := p.newCounter("RECV")
+	if _, _, err := p.join(parley.MessageType{Handler: func(ctx context.Context, msg *parley.Message) error {
+		last, err := c.count(msg)
+		if last {
+			return c.end(msg.Peer.Send(ctx, messageType, binary.BigEndian.AppendUint64(nil, uint64(p.n))))
 		}
-		if got++; got == 1 {
-			if stop, err = p.startProfile(); err != nil {
-				result <- err
-				return err
-			}
-			m = startMeter()
-		}
-		if got == p.n {
-			m.report("RECV")
-			err := msg.Peer.Send(ctx, messageType, binary.BigEndian.AppendUint64(nil, uint64(got)))
-			result <- errors.Join(err, stop())
-			return err
-		}
-		return nil
-	}})
-	if err != nil {
+		return err
+	}}); err != nil {
 		return err
 	}
 	p.ready()
-	if err, waitErr := receive(ctx, result); err != nil || waitErr != nil {
-		return errors.Join(err, waitErr)
+	return c.wait(ctx)
+}
+
+// addIdleTypes registers message types in torrents that nobody else has.
+func (p *peer) addIdleTypes() error {
+	if p.idleTypes == 0 {
+		return nil
+	}
+	list, err := filepath.Glob(filepath.Join(p.idleDir, "*.torrent"))
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 || p.idleTypes%len(list) != 0 {
+		return fmt.Errorf("%d message types in %d torrents: want the same number in each", p.idleTypes, len(list))
+	}
+	ignore := func(context.Context, *parley.Message) error { return nil }
+	for _, path := range list {
+		mi, err := parley.LoadTorrent(path)
+		if err != nil {
+			return err
+		}
+		t, err := p.client.AddTorrent(mi, parley.TorrentOptions{Dir: p.dir, NoDownload: true})
+		if err != nil {
+			return err
+		}
+		for i := range p.idleTypes / len(list) {
+			// Short names: the types of a torrent must fit into one exchange.
+			if _, err := t.Register(parley.MessageType{Name: "i" + strconv.FormatInt(int64(i), 36), Handler: ignore}); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-func (p *peer) send(ctx context.Context, dial <-chan netip.AddrPort) error {
-	t, err := p.client.AddTorrent(p.mi, parley.TorrentOptions{Dir: p.dir, NoDownload: true})
-	if err != nil {
+func (p *peer) answer(ctx context.Context, _ <-chan netip.AddrPort) error {
+	c := p.newCounter("ANSWERED")
+	answer := make([]byte, p.size)
+	var mt parley.MessageType
+	answerWith(&mt, func(msg *parley.Message) ([]byte, error) {
+		last, err := c.count(msg)
+		if last {
+			err = c.end(nil)
+		}
+		return answer, err
+	})
+	if _, _, err := p.join(mt); err != nil {
 		return err
 	}
+	p.ready()
+	return c.wait(ctx)
+}
+
+func (p *peer) send(ctx context.Context, dial <-chan netip.AddrPort) error {
 	acks := make(chan uint64, 1)
-	ty, err := t.Register(parley.MessageType{Name: messageType, Handler: func(_ context.Context, msg *parley.Message) error {
+	t, ty, err := p.join(parley.MessageType{Handler: func(_ context.Context, msg *parley.Message) error {
 		if len(msg.Payload) != 8 {
 			return fmt.Errorf("acknowledgement of %d bytes", len(msg.Payload))
 		}
@@ -370,11 +464,7 @@ func (p *peer) send(ctx context.Context, dial <-chan netip.AddrPort) error {
 		return err
 	}
 	p.ready()
-	addr, err := receive(ctx, dial)
-	if err != nil {
-		return err
-	}
-	to, err := sharing(ctx, t, addr)
+	to, err := p.meet(ctx, t, dial)
 	if err != nil {
 		return err
 	}
@@ -383,7 +473,7 @@ func (p *peer) send(ctx context.Context, dial <-chan netip.AddrPort) error {
 		return err
 	}
 	payload := make([]byte, p.size)
-	m := startMeter()
+	m := usage.StartMeter()
 	for i := range p.n {
 		if err := ty.Send(ctx, to, payload); err != nil {
 			return fmt.Errorf("message %d: %w", i, err)
@@ -396,8 +486,53 @@ func (p *peer) send(ctx context.Context, dial <-chan netip.AddrPort) error {
 	if n != uint64(p.n) {
 		return fmt.Errorf("%d messages acknowledged, want %d", n, p.n)
 	}
-	m.report("SEND")
+	m.Report("SEND")
 	return stop()
+}
+
+func (p *peer) ask(ctx context.Context, dial <-chan netip.AddrPort) error {
+	t, ty, err := p.join(parley.MessageType{})
+	if err != nil {
+		return err
+	}
+	p.ready()
+	to, err := p.meet(ctx, t, dial)
+	if err != nil {
+		return err
+	}
+	stop, err := p.startProfile()
+	if err != nil {
+		return err
+	}
+	payload := make([]byte, p.size)
+	m := usage.StartMeter()
+	for i := range p.n {
+		answer, err := ty.Request(ctx, to, payload, p.size)
+		if err != nil {
+			return fmt.Errorf("request %d: %w", i, err)
+		}
+		if len(answer) != p.size {
+			return fmt.Errorf("request %d: an answer of %d bytes, want %d", i, len(answer), p.size)
+		}
+	}
+	m.Report("ASKED")
+	return stop()
+}
+
+// meet waits for the command to dial, and then for the peer there to announce the message type.
+func (p *peer) meet(ctx context.Context, t *parley.Torrent, dial <-chan netip.AddrPort) (parley.Peer, error) {
+	addr, err := receive(ctx, dial)
+	if err != nil {
+		return parley.Peer{}, err
+	}
+	to, err := sharing(ctx, t, addr)
+	if err != nil {
+		return parley.Peer{}, err
+	}
+	if got := to.Info().Dialect.String(); p.dialect != "" && got != p.dialect {
+		return parley.Peer{}, fmt.Errorf("the session speaks %s, want %s", got, p.dialect)
+	}
+	return to, nil
 }
 
 // sharing dials addr and waits for the peer there to announce the message type.

@@ -48,12 +48,19 @@ func (b *bench) target(ctx context.Context, im impl, profile, mode string, n int
 	if target, err = b.startPeer(ctx, im, "seed", c, c.dir, append(extra, b.profileArg(im, profile)...)...); err != nil {
 		return nil, nil, err
 	}
-	load, err = start(ctx, "load "+mode, filepath.Join(b.tmp, "load"), mode, "-addr", target.addr, "-infohash", c.infoHash,
-		"-n", strconv.Itoa(n), "-pieces", strconv.Itoa(smallPieces))
-	if err == nil {
-		_, err = load.expect(ctx, "READY", 10*time.Second)
-	}
+	load, err = b.startLoad(ctx, mode, target.addr, c, n, smallPieces)
 	return target, load, err
+}
+
+// startLoad starts a load of n peers on addr that is ready to go. The caller stops it, also after an error.
+func (b *bench) startLoad(ctx context.Context, mode, addr string, c content, n, pieces int, extra ...string) (*child, error) {
+	args := []string{filepath.Join(b.tmp, "load"), mode, "-addr", addr, "-infohash", c.infoHash, "-n", strconv.Itoa(n), "-pieces", strconv.Itoa(pieces)}
+	load, err := start(ctx, "load "+mode, append(args, extra...)...)
+	if err != nil {
+		return nil, err
+	}
+	_, err = load.expect(ctx, "READY", 10*time.Second)
+	return load, err
 }
 
 // anonAtRest lets the target collect its garbage and reads its anonymous memory, in KiB.

@@ -47,7 +47,8 @@ type bench struct {
 	runs    int
 	profile string // folder for CPU profiles of our side, or empty
 	impls   []impl
-	ltmsg   bool // whether the message program of libtorrent was built
+	leftOut []string // what was asked for and cannot run, and why
+	ltmsg   bool     // whether the message program of libtorrent was built
 
 	patience  time.Duration
 	totalMiB  int64
@@ -70,28 +71,53 @@ type impl string
 // The implementations.
 const (
 	implParley     impl = "parley"
+	implEMP        impl = "parley emp"  // its messages in that dialect
+	implLTEP       impl = "parley ltep" // and in that one
 	implLibtorrent impl = "libtorrent"
 	implAria2      impl = "aria2"
 	implHash       impl = "hash alone" // SHA-1 over memory on all cores: what verification could reach
+	implRaw        impl = "raw TCP"    // what messages could reach
+	implLibp2p     impl = "libp2p"
 )
 
-// runnable is one benchmark: its table and how one implementation is measured once in one case.
+// allImpls is the implementations in the order of our tables.
+var allImpls = []impl{implParley, implEMP, implLTEP, implLibtorrent, implAria2, implHash, implRaw, implLibp2p}
+
+// program is the name of the programs that are built for others than ours.
+var program = map[impl]string{implRaw: "raw", implLibp2p: "libp2p"}
+
+// ours reports whether bench/peer is measured.
+func (im impl) ours() bool { return im == implParley || im.dialect() != "" }
+
+// dialect is the dialect of messages that one of ours is held to, or empty.
+func (im impl) dialect() string {
+	switch im {
+	case implEMP:
+		return "emp"
+	case implLTEP:
+		return "ltep"
+	}
+	return ""
+}
+
+// runnable is one table of a benchmark and how one implementation is measured once in one case.
 type runnable struct {
 	table
-	impls   []impl
-	measure func(ctx context.Context, im impl, c string) (map[string]float64, error)
+	impls       []impl
+	casesInTurn bool // cases are compared with each other: all of them come in each run
+	measure     func(ctx context.Context, im impl, c string) (map[string]float64, error)
 }
 
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	b := &bench{out: out}
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
-	what := fs.String("what", "bulk,msgs,idle,hs,verify,many,hot", "benchmarks to run")
-	only := fs.String("impl", "parley,libtorrent,aria2,hash alone", "implementations to run")
+	what := fs.String("what", "bulk,msgs,scale,idle,hs,verify,many,hot", "benchmarks to run")
+	only := fs.String("impl", "parley,libtorrent,aria2,hash alone,raw TCP,libp2p", "implementations to run; parley alone stands for its dialects too")
 	fs.IntVar(&b.runs, "runs", 5, "measurements per implementation and case")
 	fs.Int64Var(&b.totalMiB, "mib", 1024, "bulk: size of the file in `MiB`")
 	fs.BoolVar(&b.small, "small", true, "bulk: also many small files")
 	pieces := fs.String("pieces", "256K,1M,4M", "bulk: piece `sizes`")
-	fs.Float64Var(&b.msgScale, "msg-scale", 1, "msgs: `factor` on the number of messages")
+	fs.Float64Var(&b.msgScale, "msg-scale", 1, "msgs, scale: `factor` on the number of messages")
 	fs.IntVar(&b.idlePeers, "idle-peers", 5000, "idle: connections")
 	fs.IntVar(&b.hellos, "hellos", 20000, "hs: handshakes per measurement")
 	fs.Int64Var(&b.verifyMiB, "verify-mib", 4096, "verify: size of the file in `MiB`")
@@ -148,21 +174,28 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		}
 	}
 
-	all := map[string]func() runnable{"bulk": b.bulk, "msgs": b.msgs, "idle": b.idle, "hs": b.hs, "verify": b.verify, "many": b.many, "hot": b.hot}
+	one := func(r func() runnable) func() []runnable { return func() []runnable { return []runnable{r()} } }
+	all := map[string]func() []runnable{"bulk": one(b.bulk), "msgs": b.msgs, "scale": b.scale, "idle": one(b.idle), "hs": one(b.hs), "verify": one(b.verify),
+		"many": one(b.many), "hot": one(b.hot)}
 	var chosen []runnable
 	for name := range strings.SplitSeq(*what, ",") {
 		if all[name] == nil {
 			return fmt.Errorf("-what %q: want some of %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
 		}
-		chosen = append(chosen, all[name]())
+		chosen = append(chosen, all[name]()...)
 	}
-	if err := b.setUp(ctx, strings.Split(*only, ",")); err != nil {
-		return err
-	}
-	if slices.ContainsFunc(chosen, func(r runnable) bool { return r.Name == "msgs" }) && slices.Contains(b.impls, implLibtorrent) {
-		if err := b.buildLtmsg(ctx); err != nil {
+	doc := filepath.Join(b.src, "..", "docs", "benchmarks.md")
+	if *write {
+		if err := checkMarks(doc, chosen); err != nil { // now rather than after half an hour
 			return err
 		}
+	}
+	wanted, err := parseImpls(*only)
+	if err != nil {
+		return err
+	}
+	if err := b.setUp(ctx, wanted, chosen); err != nil {
+		return err
 	}
 	if b.results.Machine, err = machine(ctx, b.src, b.impls); err != nil {
 		return err
@@ -180,6 +213,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		}
 		met = met && ok
 	}
+	for _, text := range b.leftOut { // again, where it is seen
+		fmt.Fprintln(out, text)
+	}
 	dir := filepath.Join(b.src, "results")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -190,7 +226,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	fmt.Fprintln(out, "every measurement:", filepath.Join("bench", "results", filepath.Base(path)))
 	if *write {
-		if err := publish(filepath.Join(b.src, "published.json"), filepath.Join(b.src, "..", "docs", "benchmarks.md"), b.results, tables); err != nil {
+		if err := publish(filepath.Join(b.src, "published.json"), doc, b.results, tables); err != nil {
 			return err
 		}
 		fmt.Fprintln(out, "rendered docs/benchmarks.md")
@@ -203,36 +239,58 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 
 // runOne measures every implementation in every case, turn and turn about, so that a slow spell of the machine hits all of them.
 func (b *bench) runOne(ctx context.Context, r runnable) error {
+	if r.casesInTurn {
+		for i := range b.runs {
+			cases := slices.Clone(r.Cases)
+			if i%2 == 1 { // nobody always comes first
+				slices.Reverse(cases)
+			}
+			for _, c := range cases {
+				if err := b.turn(ctx, r, c, i); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
 	for _, c := range r.Cases {
 		for i := range b.runs {
-			order := slices.DeleteFunc(slices.Clone(r.impls), func(im impl) bool { return !slices.Contains(b.impls, im) })
-			if i%2 == 1 { // nobody always comes first
-				slices.Reverse(order)
+			if err := b.turn(ctx, r, c, i); err != nil {
+				return err
 			}
-			for _, im := range order {
-				if r.Name == "msgs" && im == implLibtorrent && !b.ltmsg {
-					continue
-				}
-				if err := b.waitQuiet(ctx); err != nil {
-					return err
-				}
-				others, err := watchOthers()
-				if err != nil {
-					return err
-				}
-				v, err := r.measure(ctx, im, c)
-				if err != nil {
-					return fmt.Errorf("%s, %s, %s, run %d: %w", r.Name, c, im, i+1, err)
-				}
-				if v[otherCores], err = others(); err != nil {
-					return err
-				}
-				b.results.Samples = append(b.results.Samples, Sample{Bench: r.Name, Case: c, Impl: string(im), Run: i + 1, Values: v})
-				fmt.Fprintf(b.out, "%s | %s | run %d | %-10s | %s\n", r.Name, c, i+1, im, r.line(v))
-				if v[otherCores] > quiet {
-					fmt.Fprintf(b.out, "  (other programs used %.1f cores meanwhile: these figures are worth little)\n", v[otherCores])
-				}
-			}
+		}
+	}
+	return nil
+}
+
+// turn measures every implementation once in one case.
+func (b *bench) turn(ctx context.Context, r runnable, c string, i int) error {
+	order := slices.DeleteFunc(slices.Clone(r.impls), func(im impl) bool { return !slices.Contains(b.impls, im) })
+	if i%2 == 1 {
+		slices.Reverse(order)
+	}
+	for _, im := range order {
+		if r.Name == "msgs" && im == implLibtorrent && !b.ltmsg {
+			continue
+		}
+		if err := b.waitQuiet(ctx); err != nil {
+			return err
+		}
+		others, err := watchOthers()
+		if err != nil {
+			return err
+		}
+		v, err := r.measure(ctx, im, c)
+		if err != nil {
+			return fmt.Errorf("%s, %s, %s, run %d: %w", r.Name, c, im, i+1, err)
+		}
+		if v[otherCores], err = others(); err != nil {
+			return err
+		}
+		b.results.Samples = append(b.results.Samples, Sample{Bench: r.Name, Case: c, Impl: string(im), Run: i + 1, Values: v})
+		fmt.Fprintf(b.out, "%s | %s | run %d | %-11s | %s\n", r.Name, c, i+1, im, r.line(v))
+		if v[otherCores] > quiet {
+			fmt.Fprintf(b.out, "  (other programs used %.1f cores meanwhile: these figures are worth little)\n", v[otherCores])
 		}
 	}
 	return nil
@@ -255,46 +313,87 @@ func (b *bench) waitQuiet(ctx context.Context) error {
 	return nil
 }
 
-// setUp builds the programs and finds out which implementations can run.
-func (b *bench) setUp(ctx context.Context, wanted []string) error {
-	build := func(pkg string) error {
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(b.tmp, filepath.Base(pkg)), pkg)
-		cmd.Dir = b.src
-		if text, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w\n%s", pkg, err, text)
+// parseImpls parses -impl.
+func parseImpls(list string) ([]impl, error) {
+	var wanted []impl
+	for name := range strings.SplitSeq(list, ",") {
+		im := impl(name)
+		if !slices.Contains(allImpls, im) {
+			return nil, fmt.Errorf("-impl %q: want some of %q", name, allImpls)
 		}
-		return nil
+		wanted = append(wanted, im)
+		if im == implParley {
+			wanted = append(wanted, implEMP, implLTEP)
+		}
 	}
-	if err := build("./load"); err != nil {
-		return err
+	return wanted, nil
+}
+
+// setUp builds the programs and finds out which of the implementations that are wanted and that something is measured with can run.
+func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) error {
+	for _, pkg := range []string{"./load", "./peer"} { // ours is never just left out
+		if err := b.build(ctx, ".", pkg, filepath.Base(pkg)); err != nil {
+			return err
+		}
 	}
-	for _, w := range wanted {
-		im := impl(w)
+	spoken, err := exec.CommandContext(ctx, filepath.Join(b.tmp, "peer"), "dialects").Output()
+	if err != nil {
+		return fmt.Errorf("peer dialects: %w", err)
+	}
+	for _, im := range allImpls {
+		if !slices.Contains(wanted, im) || !slices.ContainsFunc(chosen, func(r runnable) bool { return slices.Contains(r.impls, im) }) {
+			continue
+		}
 		var err error
 		switch im {
-		case implParley:
-			if err := build("./peer"); err != nil {
-				return err // ours is never just left out
+		case implEMP, implLTEP:
+			if !slices.Contains(strings.Fields(string(spoken)), im.dialect()) {
+				err = errors.New("bench/peer/emp.go does not say that parley speaks it")
 			}
 		case implLibtorrent:
-			err = exec.CommandContext(ctx, python, "-c", "import libtorrent").Run()
+			if err = exec.CommandContext(ctx, python, "-c", "import libtorrent").Run(); err != nil {
+				err = fmt.Errorf("%w (install python3-libtorrent)", err)
+			}
 		case implAria2:
 			_, err = exec.LookPath("aria2c")
-		case implHash: // our program does it
-		default:
-			return fmt.Errorf("-impl %q: want some of parley, libtorrent, aria2, hash alone", w)
+		case implRaw:
+			if err := b.build(ctx, ".", "./raw", program[im]); err != nil {
+				return err
+			}
+		case implLibp2p: // a module of its own, whose dependencies may be out of reach
+			err = b.build(ctx, "libp2p", ".", program[im])
 		}
 		if err != nil {
-			fmt.Fprintf(b.out, "leaving out %s: %v (install python3-libtorrent, aria2)\n", im, err)
+			b.leaveOut(string(im), err)
 			continue
 		}
 		b.impls = append(b.impls, im)
 	}
+	if slices.Contains(b.impls, implLibtorrent) && slices.ContainsFunc(chosen, func(r runnable) bool { return r.Name == "msgs" }) {
+		b.buildLtmsg(ctx)
+	}
 	return ctx.Err()
 }
 
+// build builds a package of the module in a folder of bench/ into a program.
+func (b *bench) build(ctx context.Context, module, pkg, name string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(b.tmp, name), pkg)
+	cmd.Dir = filepath.Join(b.src, module)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s in %s: %w\n%s", pkg, cmd.Dir, err, text)
+	}
+	return nil
+}
+
+// leaveOut says that something is not measured, now and at the end of the run.
+func (b *bench) leaveOut(what string, why error) {
+	text := fmt.Sprintf("LEAVING OUT %s: %v", what, why)
+	b.leftOut = append(b.leftOut, text)
+	fmt.Fprintln(b.out, text)
+}
+
 // buildLtmsg builds libtorrent's side of the messages, if the tools are there.
-func (b *bench) buildLtmsg(ctx context.Context) error {
+func (b *bench) buildLtmsg(ctx context.Context) {
 	args := []string{"-O2", "-std=c++17", filepath.Join(b.src, "foreign", "ltmsg.cpp"), "-o", filepath.Join(b.tmp, "ltmsg"), "-lpthread"}
 	flags, err := exec.CommandContext(ctx, "pkg-config", "--cflags", "--libs", "libtorrent-rasterbar").Output()
 	var text []byte
@@ -304,9 +403,8 @@ func (b *bench) buildLtmsg(ctx context.Context) error {
 		text, err = cmd.CombinedOutput()
 	}
 	if b.ltmsg = err == nil; !b.ltmsg {
-		fmt.Fprintf(b.out, "leaving out libtorrent's messages: %v (install g++, pkg-config, libtorrent-rasterbar-dev)\n%s", err, text)
+		b.leaveOut("libtorrent's messages", fmt.Errorf("%w (install g++, pkg-config, libtorrent-rasterbar-dev)\n%s", err, text))
 	}
-	return ctx.Err()
 }
 
 // findSource returns the folder bench/: the working directory or the one above it.

@@ -60,7 +60,7 @@ func startDriven(ctx context.Context, name string, args ...string) (*peer, error
 
 // profileArg returns the argument that makes our peer write a CPU profile, and a heap profile of its idle peers, if profiles are wanted. Later runs overwrite earlier ones.
 func (b *bench) profileArg(im impl, name string) []string {
-	if im != implParley || b.profile == "" {
+	if !im.ours() || b.profile == "" {
 		return nil
 	}
 	args := []string{"-cpuprofile", filepath.Join(b.profile, name+".pprof")}

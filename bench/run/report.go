@@ -29,6 +29,7 @@ type Machine struct {
 	CPU                                   string
 	Cores                                 int
 	Kernel, Go, Parley, Libtorrent, Aria2 string
+	Libp2p                                string `json:",omitempty"`
 }
 
 // Sample is one measurement of one implementation in one case.
@@ -43,19 +44,30 @@ type table struct {
 	Name    string // as in -what
 	Title   string
 	Cases   []string
+	Ours    []impl // what the others are compared with; none is parley
 	Metrics []Metric
 	Bars    []Bar
 }
 
-// Metric is one column. Ratio adds a column that divides our median by that of each other implementation.
+func (t table) ours() []impl {
+	if len(t.Ours) == 0 {
+		return []impl{implParley}
+	}
+	return t.Ours
+}
+
+// Metric is one column. Ratio adds a column for each of ours that divides its median by that of each other implementation. Base adds one that divides an
+// implementation's median by its own in that case.
 type Metric struct {
 	Key, Title, Format string
 	Ratio              bool
+	Base               string
 }
 
-// Bar is what the project asks of itself: the median of Key, divided by that of Against if that is set, is at least AtLeast or, if that is 0, at most AtMost. It
-// holds in Case, or in every case.
+// Bar is what the project asks of itself: the median of Key of one of ours, divided by that of Against if that is set, is at least AtLeast or, if that is 0, at most
+// AtMost. It holds in Case, or in every case.
 type Bar struct {
+	Of                 impl // none is the first of the table's
 	Key, Against, Case string
 	AtLeast, AtMost    float64
 }
@@ -71,10 +83,10 @@ type spread struct {
 }
 
 // spreadOf summarises the values of one implementation in one case.
-func spreadOf(samples []Sample, c, im, key string) spread {
+func spreadOf(samples []Sample, c string, im impl, key string) spread {
 	var v []float64
 	for _, s := range samples {
-		if x, ok := s.Values[key]; ok && s.Case == c && s.Impl == im {
+		if x, ok := s.Values[key]; ok && s.Case == c && s.Impl == string(im) {
 			v = append(v, x)
 		}
 	}
@@ -97,9 +109,9 @@ func (s spread) format(verb string) string {
 }
 
 // implsIn returns the implementations of samples in the order of our tables.
-func implsIn(samples []Sample) []string {
-	return slices.DeleteFunc([]string{string(implParley), string(implLibtorrent), string(implAria2), string(implHash)}, func(im string) bool {
-		return !slices.ContainsFunc(samples, func(s Sample) bool { return s.Impl == im })
+func implsIn(samples []Sample) []impl {
+	return slices.DeleteFunc(slices.Clone(allImpls), func(im impl) bool {
+		return !slices.ContainsFunc(samples, func(s Sample) bool { return s.Impl == string(im) })
 	})
 }
 
@@ -109,24 +121,43 @@ func (t table) rows(samples []Sample) [][]string {
 	for _, m := range t.Metrics {
 		head = append(head, m.Title)
 		if m.Ratio {
-			head = append(head, "parley ÷ this")
+			for _, ours := range t.ours() {
+				head = append(head, string(ours)+" ÷ this")
+			}
+		}
+		if m.Base != "" {
+			head = append(head, "÷ "+m.Base)
 		}
 	}
 	rows := [][]string{head}
+	quotient := func(a, b spread) string {
+		if a.n == 0 || b.n == 0 || b.median == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%.2f", a.median/b.median)
+	}
 	for _, c := range t.Cases {
 		for _, im := range implsIn(samples) {
-			row := []string{c, im}
+			row := []string{c, string(im)}
 			for _, m := range t.Metrics {
 				s := spreadOf(samples, c, im, m.Key)
 				row = append(row, s.format(m.Format))
-				if !m.Ratio {
-					continue
+				if m.Ratio {
+					for _, ours := range t.ours() {
+						cell := ""
+						if im != ours {
+							cell = quotient(spreadOf(samples, c, ours, m.Key), s)
+						}
+						row = append(row, cell)
+					}
 				}
-				cell := ""
-				if ours := spreadOf(samples, c, string(implParley), m.Key); im != string(implParley) && ours.n > 0 && s.n > 0 && s.median != 0 {
-					cell = fmt.Sprintf("%.2f", ours.median/s.median)
+				if m.Base != "" {
+					cell := ""
+					if c != m.Base {
+						cell = quotient(s, spreadOf(samples, m.Base, im, m.Key))
+					}
+					row = append(row, cell)
 				}
-				row = append(row, cell)
 			}
 			rows = append(rows, row)
 		}
@@ -157,15 +188,22 @@ func (t table) judge(bar Bar, c string, samples []Sample) (sentence string, met 
 		word, limit = "at most", bar.AtMost
 	}
 	i := slices.IndexFunc(t.Metrics, func(m Metric) bool { return m.Key == bar.Key })
-	sentence = fmt.Sprintf("bar, %s: %s %s %.4g", c, t.Metrics[i].Title, word, limit)
+	of, whose := bar.Of, ""
+	if of == "" {
+		of = t.ours()[0]
+	}
+	if len(t.Ours) > 0 {
+		whose = " of " + string(of)
+	}
+	sentence = fmt.Sprintf("bar, %s: %s%s %s %.4g", c, t.Metrics[i].Title, whose, word, limit)
 	if bar.Against != "" {
 		sentence += " × " + bar.Against
 	}
-	ours := spreadOf(samples, c, string(implParley), bar.Key)
+	ours := spreadOf(samples, c, of, bar.Key)
 	value := ours.median
 	judged := ours.n > 0
 	if bar.Against != "" {
-		theirs := spreadOf(samples, c, bar.Against, bar.Key)
+		theirs := spreadOf(samples, c, impl(bar.Against), bar.Key)
 		judged = judged && theirs.n > 0 && theirs.median != 0
 		value /= theirs.median
 	}
@@ -185,7 +223,9 @@ func (t table) judge(bar Bar, c string, samples []Sample) (sentence string, met 
 func (t table) line(v map[string]float64) string {
 	var s []string
 	for _, m := range t.Metrics {
-		s = append(s, fmt.Sprintf(m.Format+" %s", v[m.Key], m.Title))
+		if x, ok := v[m.Key]; ok {
+			s = append(s, fmt.Sprintf(m.Format+" %s", x, m.Title))
+		}
 	}
 	return strings.Join(s, ", ")
 }
@@ -253,6 +293,9 @@ func (m Machine) String() string {
 	if m.Aria2 != "" {
 		s += ", aria2 " + m.Aria2
 	}
+	if m.Libp2p != "" {
+		s += ", go-libp2p " + m.Libp2p
+	}
 	return s
 }
 
@@ -305,6 +348,11 @@ func machine(ctx context.Context, src string, impls []impl) (Machine, error) {
 		}
 		m.Aria2 = strings.TrimPrefix(first, "aria2 version ")
 	}
+	if slices.Contains(impls, implLibp2p) {
+		if m.Libp2p, err = ask("go", "-C", "libp2p", "list", "-m", "-f", "{{.Version}}", "github.com/libp2p/go-libp2p"); err != nil {
+			return Machine{}, err
+		}
+	}
 	return m, nil
 }
 
@@ -350,6 +398,20 @@ func publish(jsonPath, docPath string, r Results, tables []table) error {
 		return err
 	}
 	return os.WriteFile(docPath, doc, 0o644)
+}
+
+// checkMarks reports whether the documentation has room for every table.
+func checkMarks(docPath string, tables []runnable) error {
+	doc, err := os.ReadFile(docPath)
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		if _, err := between(doc, t.Name, ""); err != nil {
+			return fmt.Errorf("%s: %w", docPath, err)
+		}
+	}
+	return nil
 }
 
 // between replaces what stands between a benchmark's marks.

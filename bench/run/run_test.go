@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,52 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+func TestSeveralOfOurs(t *testing.T) {
+	in := func(c string, im impl, v float64) Sample {
+		return Sample{Bench: "b", Case: c, Impl: string(im), Run: 1, Values: map[string]float64{"k": v}}
+	}
+	samples := []Sample{in("c", implEMP, 12), in("c", implLTEP, 8), in("c", implRaw, 16), in("d", implEMP, 9), in("d", implRaw, 10)}
+	tb := table{Cases: []string{"c", "d"}, Ours: []impl{implEMP, implLTEP}, Metrics: []Metric{{Key: "k", Title: "K", Format: "%.0f", Ratio: true, Base: "c"}},
+		Bars: []Bar{{Key: "k", Against: "raw TCP", AtLeast: 0.8, Case: "c"}, {Of: implLTEP, Key: "k", Against: "raw TCP", AtLeast: 0.4}}}
+	want := [][]string{
+		{"case", "", "K", "parley emp ÷ this", "parley ltep ÷ this", "÷ c"},
+		{"c", "parley emp", "12", "", "0.67", ""},
+		{"c", "parley ltep", "8", "1.50", "", ""},
+		{"c", "raw TCP", "16", "0.75", "0.50", ""},
+		{"d", "parley emp", "9", "", "", "0.75"},
+		{"d", "parley ltep", "–", "", "", ""},
+		{"d", "raw TCP", "10", "0.90", "", "0.62"},
+	}
+	if got := tb.rows(samples); !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	text, met := tb.verdicts(samples)
+	wantText := []string{"bar, c: K of parley emp at least 0.8 × raw TCP: 0.750, NOT met", "bar, c: K of parley ltep at least 0.4 × raw TCP: 0.500, met",
+		"bar, d: K of parley ltep at least 0.4 × raw TCP: not measured"}
+	if met || !slices.Equal(text, wantText) {
+		t.Errorf("got %v, %q\nwant %q", met, text, wantText)
+	}
+}
+
+func TestParseReport(t *testing.T) {
+	for text, want := range map[string]report{"1.5 2": {seconds: 1.5, cpu: 2}, "1.5 2 30": {1.5, 2, 30, true}, "": {}, "1": {}, "1 x": {}, "1 2 3 4": {}} {
+		got, err := parseReport(strings.Fields(text))
+		if got != want || (err == nil) != (want != report{}) {
+			t.Errorf("%q: %+v, %v; want %+v", text, got, err, want)
+		}
+	}
+}
+
+func TestParseImpls(t *testing.T) {
+	got, err := parseImpls("parley,raw TCP")
+	if want := []impl{implParley, implEMP, implLTEP, implRaw}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+	if _, err := parseImpls("libtorrent,parly"); err == nil {
+		t.Error("no error for a name that nobody has")
+	}
+}
+
 func TestPublishReplacesOnlyWhatWasRun(t *testing.T) {
 	dir := t.TempDir()
 	doc, js := filepath.Join(dir, "doc.md"), filepath.Join(dir, "published.json")
@@ -102,6 +149,12 @@ func TestPublishReplacesOnlyWhatWasRun(t *testing.T) {
 	}
 	if err := publish(js, doc, r, []table{{Name: "absent"}}); err == nil {
 		t.Error("a table without marks in the document was published without an error")
+	}
+	if err := checkMarks(doc, []runnable{{table: tb}}); err != nil {
+		t.Error(err)
+	}
+	if err := checkMarks(doc, []runnable{{table: tb}, {table: table{Name: "absent"}}}); err == nil {
+		t.Error("no error for a table without marks")
 	}
 }
 

@@ -51,11 +51,11 @@ func (b *bench) verifyOnce(ctx context.Context, im impl) (_ map[string]float64, 
 	if err != nil {
 		return nil, err
 	}
-	v, err := numbers(f, 2)
+	r, err := parseReport(f)
 	if err != nil {
 		return nil, fmt.Errorf("VERIFIED: %w", err)
 	}
-	return map[string]float64{"seconds": v[0], "mib_s": float64(b.verifyMiB) / v[0], "cpu_s": v[1]}, nil
+	return map[string]float64{"seconds": r.seconds, "mib_s": float64(b.verifyMiB) / r.seconds, "cpu_s": r.cpu}, nil
 }
 
 // many is what it takes to seed many torrents at once while nobody asks for them. Each was verified in an earlier run.
@@ -190,11 +190,8 @@ func (b *bench) hotOnce(ctx context.Context, im impl) (_ map[string]float64, err
 	if target, err = b.startPeer(ctx, im, "seed", c, c.dir, extra...); err != nil {
 		return nil, err
 	}
-	if load, err = start(ctx, "load hot", filepath.Join(b.tmp, "load"), "hot", "-addr", target.addr, "-infohash", c.infoHash,
-		"-n", strconv.Itoa(b.hotPeers), "-parallel", strconv.Itoa(b.hotPeers), "-bytes", strconv.FormatInt(c.bytes, 10), "-piece-bytes", strconv.Itoa(pieceBytes)); err != nil {
-		return nil, err
-	}
-	if _, err := load.expect(ctx, "READY", 10*time.Second); err != nil {
+	if load, err = b.startLoad(ctx, "hot", target.addr, c, b.hotPeers, smallPieces, "-parallel", strconv.Itoa(b.hotPeers),
+		"-bytes", strconv.FormatInt(c.bytes, 10), "-piece-bytes", strconv.Itoa(pieceBytes)); err != nil {
 		return nil, err
 	}
 	if err := pause(ctx, time.Second); err != nil {
