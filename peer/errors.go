@@ -21,6 +21,13 @@ var (
 	ErrBadTypeExchange    = errors.New("bad type exchange")
 	ErrFlood              = errors.New("too many frames without effect")
 	ErrControlBacklog     = errors.New("peer does not read the answers it asks for")
+	ErrTooEarly           = errors.New("mux frame before both type exchanges")
+	ErrBadFrame           = errors.New("bad mux frame")
+	ErrBadOrder           = errors.New("message out of order")
+	ErrUnknownMessage     = errors.New("message that is not open")
+	ErrTypeNeverOffered   = errors.New("message type never offered")
+	ErrWindowExceeded     = errors.New("window exceeded")
+	ErrIDsExhausted       = errors.New("all message ids of the session are used")
 	ErrSelfConnection     = errors.New("connected to ourselves")
 	ErrDuplicatePeer      = errors.New("already connected to this peer")
 	ErrUnknownTorrent     = errors.New("torrent not served here")
@@ -38,6 +45,12 @@ var (
 	ErrNotOpen = errors.New("session not open")
 	// ErrUnsupported: the session's dialect cannot carry the message.
 	ErrUnsupported = errors.New("message unsupported in this dialect")
+	// ErrTypeNotShared: the peer does not receive the type (EMP/1 section 6.2).
+	ErrTypeNotShared = errors.New("message type not shared by the peer")
+	// ErrVersionNotShared: the peer receives the type, but not in this version.
+	ErrVersionNotShared = errors.New("version not received by the peer")
+	// ErrRefused: the peer has refused the message; its code says why.
+	ErrRefused = errors.New("refused by the peer")
 	// ErrTooManyExchanges: this session has had its share of type exchanges (EMP/1 section 6.1).
 	ErrTooManyExchanges = errors.New("too many type exchanges in one session")
 )
@@ -85,7 +98,7 @@ func (f Fault) String() string {
 func FaultOf(err error) Fault {
 	switch {
 	case err == nil, errors.Is(err, ErrSelfConnection), errors.Is(err, ErrDuplicatePeer), errors.Is(err, ErrTooManyConnections),
-		errors.Is(err, ErrUnknownTorrent), errors.Is(err, ErrNotOpen):
+		errors.Is(err, ErrUnknownTorrent), errors.Is(err, ErrNotOpen), errors.Is(err, ErrIDsExhausted):
 		return FaultNone
 	case errors.Is(err, ErrHandshakeTimeout), errors.Is(err, ErrIdle):
 		return FaultNetwork

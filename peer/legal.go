@@ -30,15 +30,18 @@ var legality = [wire.DialectEMP + 1][wire.NumKinds]verdict{
 		wire.KindHashes:      wantsV2,
 		wire.KindHashReject:  wantsV2,
 	},
-	wire.DialectLTEP: {
-		wire.KindUnknown:     ignored,
-		wire.KindSuggest:     wantsFast,
-		wire.KindReject:      wantsFast,
-		wire.KindAllowedFast: wantsFast,
-		wire.KindHashRequest: wantsV2,
-		wire.KindHashes:      wantsV2,
-		wire.KindHashReject:  wantsV2,
-	},
+	wire.DialectLTEP: extendedRow,
+	wire.DialectEMP:  extendedRow, // mux frames are extended frames: handleMux says which are legal
+}
+
+var extendedRow = [wire.NumKinds]verdict{
+	wire.KindUnknown:     ignored,
+	wire.KindSuggest:     wantsFast,
+	wire.KindReject:      wantsFast,
+	wire.KindAllowedFast: wantsFast,
+	wire.KindHashRequest: wantsV2,
+	wire.KindHashes:      wantsV2,
+	wire.KindHashReject:  wantsV2,
 }
 
 // judge looks a kind up in the table.

@@ -70,6 +70,8 @@ type Config struct {
 	HelloTimeout time.Duration
 	// KeepAlive is after how long without sending a keep-alive goes out, drawn from MinKeepAlive..MaxKeepAlive.
 	KeepAlive time.Duration
+	// SendQueueBytes bounds the messages of mux frames that wait in the outbox; one that is larger goes in when it is empty. See [Machine.SendMessage].
+	SendQueueBytes int
 	// Local is the torrent an initiator asks for; a responder gets it by Accept.
 	Local Local
 }
@@ -98,6 +100,8 @@ const (
 	EventOpen
 	// EventMessage: Msg has arrived and been found legal.
 	EventMessage
+	// EventMux: a mux frame has brought something; see MuxEvent.
+	EventMux
 	// EventClosed: the session is over; see Err. The last event.
 	EventClosed
 )
@@ -106,6 +110,7 @@ const (
 type Event struct {
 	Kind EventKind
 	Msg  wire.Message
+	Mux  *MuxEvent // EventMux; likewise
 }
 
 // Upload is something the peer asked for and may have now: a block, a piece of the metadata, or hashes.
@@ -177,7 +182,12 @@ type Machine struct {
 	out         []byte // control frames, in order
 	app         []byte // application messages, whole frames; appHead is how much of it has gone
 	appHead     int
-	answerBytes int // how much of out answers the peer (EMP/1 section 7.5)
+	appEnd      int64 // bytes that ever joined app
+	streamed    int64 // bytes of fragments that went without having been in app
+	answerBytes int   // how much of out answers the peer (EMP/1 section 7.5)
+
+	mux       *muxState // nil until one side offers mux frames
+	sharedNew bool      // what the peer accepts may have changed
 
 	exchangesIn, exchangesOut int
 	quietFrames               int
@@ -286,6 +296,7 @@ func (m *Machine) Close(err error) {
 	m.in, m.partial, m.used = nil, nil, 0
 	m.requests, m.metaWants, m.hashes = queue[bt.Block]{}, queue[uint32]{}, nil
 	m.earlyBits, m.earlyHave, m.spareHas = nil, nil, nil
+	m.closeMux()
 }
 
 // Feed gives the machine the next bytes of the peer. b is borrowed until Next returns false, and may be changed in place. The caller must drain Next
@@ -462,6 +473,10 @@ func (m *Machine) nextFrame() (Event, bool, error) {
 		}
 		if msg != nil {
 			return Event{Kind: EventMessage, Msg: msg}, true, nil
+		}
+		if x := m.mux; x != nil && x.hasEv {
+			x.hasEv = false
+			return Event{Kind: EventMux, Mux: &x.ev}, true, nil
 		}
 		m.release()
 	}

@@ -41,6 +41,8 @@ type WeUse struct {
 	// MaxBytes holds, for each id that names an application type, the largest message accepted, plus one; 0 for ids that name none. Withdrawn ids are 0 too:
 	// what still comes for them has no effect (EMP/1 section 7.1).
 	MaxBytes [256]uint32
+	// Mux is what the "emp" key announces (EMP/1 section 6.2); nil if there is none.
+	Mux *MuxUse
 }
 
 // frame handles one whole frame. It returns the message if the owner should see it, nil if it had no effect beyond the machine.
@@ -284,6 +286,8 @@ func (m *Machine) handleExtended(e *wire.Extended) (wire.Message, error) {
 		return m.handleExchange(e.Payload)
 	case m.weUse == nil:
 		return nil, m.quiet()
+	case m.weUse.Mux != nil && e.ID == m.weUse.Mux.ID:
+		return nil, m.handleMux(e.Payload)
 	case e.ID == m.weUse.Metadata:
 		return m.handleMetadata(e.Payload)
 	case e.ID == m.weUse.PEX:
@@ -314,7 +318,12 @@ func (m *Machine) handleExchange(payload []byte) (wire.Message, error) {
 		return nil, nil // a malformed one is ignored in this dialect
 	}
 	m.exchange = e
-	m.theyUse.Apply(e.M)
+	if m.theyUse.Apply(e.M) {
+		m.sharedNew = true
+	}
+	if err := m.theyOffer(&m.exchange); err != nil {
+		return nil, err
+	}
 	return &m.exchange, nil
 }
 

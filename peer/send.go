@@ -102,7 +102,7 @@ func (m *Machine) Send(msg wire.Message) error {
 // beginExtension begins a message of an extension in the outbox and returns where; false if the peer has no id for it.
 func (m *Machine) beginExtension(name string) (head int, ok bool) {
 	id := m.theyUse.ID(name)
-	if id == 0 || m.dialect != wire.DialectLTEP {
+	if id == 0 || !m.extended() {
 		return 0, false
 	}
 	head = len(m.out)
@@ -133,23 +133,25 @@ func (m *Machine) SendExtended(id uint8, payload []byte) error {
 	if m.phase != PhaseOpen {
 		return ErrNotOpen
 	}
-	if m.dialect != wire.DialectLTEP || id == 0 || len(payload) > wire.MaxExtendedFrame-2 {
+	if !m.extended() || id == 0 || len(payload) > wire.MaxExtendedFrame-2 {
 		return ErrUnsupported
 	}
-	if need := len(payload) + 6; m.appHead > 0 && len(m.app)+need > cap(m.app) {
-		m.app = m.app[:copy(m.app, m.app[m.appHead:])]
-		m.appHead = 0
-	}
+	m.makeRoom(len(payload) + muxHead)
+	n := len(m.app)
 	m.app = append(classic.AppendExtendedHead(m.app, id, len(payload)), payload...)
+	m.appEnd += int64(len(m.app) - n)
 	return nil
 }
 
 // AppQueued returns how many bytes of application messages wait in the outbox, their framing included.
 func (m *Machine) AppQueued() int { return len(m.app) - m.appHead }
 
-// NextApp returns how many bytes of the outbox the next application message takes; 0 if none waits.
+// NextApp returns how many bytes at most the next frame of application output takes; 0 if none waits.
 func (m *Machine) NextApp() int {
 	if m.AppQueued() == 0 {
+		if m.anyStream() {
+			return muxUnit
+		}
 		return 0
 	}
 	return classic.LengthBytes + int(binary.BigEndian.Uint32(m.app[m.appHead:]))
@@ -162,7 +164,7 @@ func (m *Machine) SendExchange(e *ltep.Exchange, use *WeUse) error {
 	if m.phase != PhaseOpen {
 		return ErrNotOpen
 	}
-	if m.dialect != wire.DialectLTEP {
+	if !m.extended() {
 		return ErrUnsupported
 	}
 	if m.exchangesOut >= wire.MaxExchanges {
@@ -179,6 +181,7 @@ func (m *Machine) SendExchange(e *ltep.Exchange, use *WeUse) error {
 	binary.BigEndian.PutUint32(m.out[start:], uint32(len(m.out)-start-classic.LengthBytes))
 	m.exchangesOut++
 	m.weUse = use
+	m.weOffer(use.Mux)
 	if err := m.answered(start); err != nil {
 		m.Close(err)
 		return err
@@ -214,7 +217,19 @@ func (m *Machine) SendMetadata(md ltep.Metadata) error {
 
 // HasOutput reports whether there is anything to write: control, messages, or uploads the peer waits for.
 func (m *Machine) HasOutput() bool {
-	return len(m.out) > 0 || len(m.app) > m.appHead || m.phase == PhaseOpen && m.HasUploads()
+	return len(m.out) > 0 || m.HasApp() || m.phase == PhaseOpen && m.HasUploads()
+}
+
+// HasApp reports whether messages, or what keeps them flowing, wait to be written.
+func (m *Machine) HasApp() bool { return len(m.app) > m.appHead || m.muxOutput() }
+
+// AppBytes returns how many bytes of messages have ever been accepted, and how many of them have been taken by AppendOutput. Fragments of messages that are larger
+// than one frame are counted by themselves, since they are accepted and taken at once.
+func (m *Machine) AppBytes() (in, gone, fragments int64) { return m.appEnd, m.appGone(), m.streamed }
+
+// extended reports whether the session has the extension protocol (BEP 10).
+func (m *Machine) extended() bool {
+	return m.dialect == wire.DialectLTEP || m.dialect == wire.DialectEMP
 }
 
 // HasUploads reports whether the peer waits for something it asked for: see [Machine.NextUpload].
@@ -224,7 +239,7 @@ func (m *Machine) HasUploads() bool {
 
 // HasUrgentOutput is HasOutput without the blocks that the peer waits for: what no limit of the rate should hold up.
 func (m *Machine) HasUrgentOutput() bool {
-	return len(m.out) > 0 || len(m.app) > m.appHead || m.phase == PhaseOpen && (m.metaWants.len() > 0 || m.hashes.ready())
+	return len(m.out) > 0 || m.HasApp() || m.phase == PhaseOpen && (m.metaWants.len() > 0 || m.hashes.ready())
 }
 
 // NextBlock returns the block that NextUpload would take next; false if it would take something else or nothing.
@@ -244,22 +259,27 @@ func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {
 	if m.hashes != nil {
 		m.hashes.waiting = false
 	}
-	if wait := m.app[m.appHead:]; len(wait) > 0 && appLimit > 0 {
-		take := len(wait)
-		if take > appLimit {
-			take = classic.LengthBytes + int(binary.BigEndian.Uint32(wait))
-			for next := take; next <= appLimit; {
-				take = next
-				next += classic.LengthBytes + int(binary.BigEndian.Uint32(wait[take:]))
-			}
-		}
-		dst = append(dst, wait[:take]...)
-		if m.appHead += take; m.appHead == len(m.app) {
-			m.app, m.appHead = m.app[:0], 0
-		}
+	if m.mux != nil && m.mux.owed > 0 && m.mux.active {
+		dst = m.appendCredit(dst)
+	}
+	if appLimit > 0 {
+		dst = m.appendApp(dst, appLimit)
 	}
 	if len(dst) > n {
 		m.lastSent = now
+	}
+	return dst
+}
+
+// appendApp appends application messages up to limit.
+func (m *Machine) appendApp(dst []byte, limit int) []byte {
+	if m.mux != nil && len(m.mux.streams) > 0 {
+		dst = m.appendTurns(dst, limit)
+	} else if m.AppQueued() > 0 {
+		dst = m.appendQueued(dst, limit)
+	}
+	if m.mux != nil {
+		m.openWaiting() // there is room now
 	}
 	return dst
 }
