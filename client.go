@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/messaging"
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/swarm"
@@ -47,6 +48,7 @@ type Client struct {
 	up, down *peerconn.Shaper  // the limits of the rates
 	uploads  *swarm.UploadPool // nil without Config.MaxUploads
 	queue    *queue
+	budget   *messaging.Budget // of messages that were received and are not handled yet
 
 	mu       sync.Mutex
 	torrents map[bt.InfoHash]*Torrent    // each under all of its names, see identity
@@ -62,7 +64,8 @@ func NewClient(cfg Config) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, stop: make(chan struct{}), torrents: make(map[bt.InfoHash]*Torrent), greeting: make(map[*peerconn.Conn]struct{}),
 		hellos: newSlots(cfg.MaxHandshakes), policy: netpolicy.Policy{Allow: cfg.AllowNetworks},
-		byHost: newHostSlots(cfg.MaxHandshakesPerAddress, cfg.nearHandshakes), shared: swarm.NewShared(cfg.MaxHalfOpen, cfg.MaxConnections)}
+		byHost: newHostSlots(cfg.MaxHandshakesPerAddress, cfg.nearHandshakes), shared: swarm.NewShared(cfg.MaxHalfOpen, cfg.MaxConnections),
+		budget: messaging.NewBudget(int64(cfg.MessageMemoryBytes))}
 	copy(c.peerID[:], peerIDPrefix)
 	rand.Read(c.peerID[len(peerIDPrefix):]) // never fails: it would end the program
 	timers := peerconn.NewTimers(time.Now)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley"
+	"github.com/parley-bt/parley/wire"
 )
 
 // newClient starts a client on loopback that the test's end closes.
@@ -119,9 +120,14 @@ func TestSeedAndGet(t *testing.T) {
 }
 
 func TestMessagesBothWays(t *testing.T) {
+	t.Run("ltep", func(t *testing.T) { messagesBothWays(t, parley.Config{NoEMP: true}, wire.DialectLTEP) })
+	t.Run("emp", func(t *testing.T) { messagesBothWays(t, parley.Config{}, wire.DialectEMP) })
+}
+
+func messagesBothWays(t *testing.T, cfg parley.Config, dialect parley.Dialect) {
 	path := filepath.Join(t.TempDir(), "talk.txt")
 	writeFile(t, path, 1000)
-	a := newClient(t, parley.Config{})
+	a := newClient(t, cfg)
 	at := share(t, a, path)
 	echo, err := at.Register(parley.MessageType{Name: "test_echo", Handler: func(ctx context.Context, m *parley.Message) error {
 		return m.Peer.Send(ctx, m.Type, m.Payload)
@@ -129,7 +135,7 @@ func TestMessagesBothWays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := newClient(t, parley.Config{})
+	b := newClient(t, cfg)
 	bt, err := b.AddInfoHash(at.InfoHash(), parley.TorrentOptions{NoDownload: true, Peers: []netip.AddrPort{a.Addr()}})
 	if err != nil {
 		t.Fatal(err)
@@ -145,6 +151,9 @@ func TestMessagesBothWays(t *testing.T) {
 			peer = e.Peer
 			break
 		}
+	}
+	if d := peer.Info().Dialect; d != dialect {
+		t.Errorf("the dialect is %v, want %v", d, dialect)
 	}
 	const n = 20_000
 	sent := make(chan error, 1)
@@ -178,11 +187,15 @@ func TestMessagesBothWays(t *testing.T) {
 	if err := peer.Send(ctx, "test_echo", make([]byte, 65535)); !errors.Is(err, parley.ErrMessageTooLarge) {
 		t.Errorf("sending too much: %v", err)
 	}
-	if _, err := in.Request(ctx, peer, nil, 10); !errors.Is(err, parley.ErrRequestsUnsupported) {
-		t.Errorf("a request in ltep: %v", err)
+	wantErr := parley.ErrRequestsUnsupported
+	if peer.Info().Dialect == wire.DialectEMP {
+		wantErr = parley.ErrNoHandler
+	}
+	if _, err := in.Request(ctx, peer, nil, 10); !errors.Is(err, wantErr) {
+		t.Errorf("a request: %v, want %v", err, wantErr)
 	}
 	if err := in.SendMessage(ctx, peer, parley.Outgoing{Version: 1}); !errors.Is(err, parley.ErrVersionUnsupported) {
-		t.Errorf("version 1 in ltep: %v", err)
+		t.Errorf("version 1 of a type that has 0: %v", err)
 	}
 	events := bt.Events(ctx)
 	if err := echo.Withdraw(); err != nil {

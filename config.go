@@ -92,6 +92,17 @@ type Config struct {
 	// ReceiveQueueBytes bounds the messages of one peer that wait for their handlers; while it is full that peer's connection
 	// is not read, and TCP tells the peer (EMP/1 table 7.6). 0 means 1 MiB.
 	ReceiveQueueBytes int
+	// NoEMP neither offers nor uses the enhanced dialect (EMP/1 Part B): messages then travel in plain BEP 10 frames, without versions, requests and
+	// flow control.
+	NoEMP bool
+	// MessageWindowBytes is how much of messages, with 64 bytes for each, a peer may have sent that no handler is done with (EMP/1 section 7.3, "win"). 0 means 1 MiB, or
+	// twice the largest type when it is told, whichever is more. Otherwise no type may be larger than this less 64; at least 65,600, at most 2^31-1.
+	MessageWindowBytes int
+	// MaxRequests is how many requests of one peer may be unanswered at once (EMP/1 section 7.3, "req"); 0 means 64, negative none.
+	MaxRequests int
+	// MessageMemoryBytes bounds the memory of messages that were received in the enhanced dialect and are not handled yet, over all peers of all torrents; no peer may have
+	// more than a quarter of what is left. Beyond it messages are refused, and their senders' calls fail with [ErrPeerBusy]. 0 means 256 MiB.
+	MessageMemoryBytes int
 	// HandlerTimeout ends the context of a message handler (EMP/1 section 7.3); 0 means 30 s.
 	HandlerTimeout time.Duration
 

@@ -54,6 +54,11 @@ func (cfg Config) resolved() (Config, error) {
 	def(&cfg.MaxMessageBytes, 65534)
 	def(&cfg.SendQueueBytes, 1<<20)
 	def(&cfg.ReceiveQueueBytes, 1<<20)
+	def(&cfg.MaxRequests, wire.DefaultRequests)
+	def(&cfg.MessageMemoryBytes, 256<<20)
+	if w := cfg.MessageWindowBytes; w != 0 && (w < wire.MinWindow || w > wire.MaxWindow) {
+		return cfg, fmt.Errorf("config: MessageWindowBytes is %d, want 0 or %d to %d", w, wire.MinWindow, wire.MaxWindow)
+	}
 	if cfg.HandlerTimeout == 0 {
 		cfg.HandlerTimeout = 30 * time.Second
 	}
@@ -65,6 +70,7 @@ func (cfg Config) resolved() (Config, error) {
 		{"MaxConnections", cfg.MaxConnections, 1 << 20}, {"MaxHalfOpen", cfg.MaxHalfOpen, 1 << 16},
 		{"MaxPerAddress", cfg.MaxPerAddress, 1 << 20}, {"MaxHandshakesPerAddress", cfg.MaxHandshakesPerAddress, 1 << 20},
 		{"BufferBytes", cfg.BufferBytes, 1 << 40 >> 10}, {"MaxMessageBytes", cfg.MaxMessageBytes, wire.MaxExtendedFrame - 2},
+		{"MessageMemoryBytes", cfg.MessageMemoryBytes, 1 << 40 >> 10},
 		{"SendQueueBytes", cfg.SendQueueBytes, 1 << 30}, {"ReceiveQueueBytes", cfg.ReceiveQueueBytes, 1 << 30},
 	} {
 		if f.v < 1 || f.v > f.max {

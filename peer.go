@@ -2,7 +2,9 @@ package parley
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,11 +15,13 @@ import (
 	"github.com/parley-bt/parley/internal/messaging"
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/swarm"
+	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
 	"github.com/parley-bt/parley/wire/ltep"
 )
 
-// Dialect is how the frames of a session are written (EMP/1 section 1): classic or ltep for now.
+// Dialect is how the frames of a session are written (EMP/1 section 1): classic, ltep or emp for now.
 type Dialect = wire.Dialect
 
 // Hello is how a session began (EMP/1 section 2).
@@ -78,17 +82,55 @@ func (p Peer) Info() PeerInfo {
 
 // Types returns the application message types that the peer receives now, sorted.
 func (p Peer) Types() []string {
+	var names []string
+	for _, t := range p.TypeInfos() {
+		names = append(names, t.Name)
+	}
+	return names
+}
+
+// TypeInfo is what is known of one message type of a peer.
+type TypeInfo struct {
+	Name                   string
+	Enhanced               bool  // in the enhanced dialect: with versions, flow control and requests
+	MinVersion, MaxVersion uint8 // the versions that the peer receives; 0 where there are none
+	MaxBytes               int   // the largest message that can be sent to it
+}
+
+// TypeInfos returns what is known of the message types that the peer receives now, sorted by name.
+func (p Peer) TypeInfos() []TypeInfo {
 	if p.s == nil {
 		return nil
 	}
-	var names []string
-	for name, id := range p.s.mp.Types() {
-		if id != 0 && ltep.IsTypeName(name) {
-			names = append(names, name)
+	s := p.s.mp.Shared()
+	if s == nil {
+		return nil
+	}
+	var infos []TypeInfo
+	for name, o := range s.Mux {
+		if ltep.IsTypeName(name) {
+			infos = append(infos, TypeInfo{Name: name, Enhanced: true, MinVersion: o.MinVersion, MaxVersion: o.MaxVersion, MaxBytes: int(o.MaxLen)})
 		}
 	}
-	slices.Sort(names)
-	return names
+	for name, id := range s.Plain {
+		if _, enhanced := s.Mux[name]; id != 0 && !enhanced && ltep.IsTypeName(name) {
+			infos = append(infos, TypeInfo{Name: name, MaxBytes: p.s.t.client.cfg.MaxMessageBytes})
+		}
+	}
+	slices.SortFunc(infos, func(a, b TypeInfo) int { return strings.Compare(a.Name, b.Name) })
+	return infos
+}
+
+// TypeStats returns the counts of each message type that was sent or received with the peer.
+func (p Peer) TypeStats() map[string]TypeStats {
+	if p.s == nil {
+		return nil
+	}
+	all := make(map[string]TypeStats)
+	for name, c := range p.s.mp.AllCounters() {
+		all[name] = typeStats(c)
+	}
+	return all
 }
 
 // Addr returns the remote end of the peer's connection.
@@ -115,51 +157,202 @@ func (p Peer) String() string {
 	return p.s.sw.Addr().String()
 }
 
-// Shares reports whether the peer receives application messages of the named type now.
+// Shares reports whether the peer receives application messages of the named type now, in any version.
 func (p Peer) Shares(typeName string) bool {
-	return p.s != nil && p.s.mp.TypeID(typeName) != 0 && !ltep.IsReserved(typeName)
+	if p.s == nil || ltep.IsReserved(typeName) {
+		return false
+	}
+	t := p.s.mp.Target(typeName)
+	return t.Plain != 0 || t.Mux.Type != nil
 }
 
-// Send sends one application message to the peer, under a type that the peer has announced; this side need not
+// Send sends one application message to the peer, in version 0, under a type that the peer has announced; this side need not
 // have registered it. It returns when the message stands in the peer's bounded send queue, in order behind those before
-// it; it waits while the queue is full. payload is copied. The errors are ctx's, [ErrTypeNotShared], [ErrMessageTooLarge], and one that unwraps to
-// [net.ErrClosed] when the session has ended.
+// it, or, if it is larger than 16 KiB and the dialect has flow control, when its last byte is on the way; it waits while the queue or the peer's window is full. payload is not used afterwards. The errors are ctx's, [ErrTypeNotShared],
+// [ErrVersionUnsupported], [ErrMessageTooLarge], [ErrPeerBusy] and [ErrRefused] (while it was on the way), and one that unwraps to [net.ErrClosed] when the session has ended.
 func (p Peer) Send(ctx context.Context, typeName string, payload []byte) error {
 	if ltep.IsReserved(typeName) {
 		return fmt.Errorf("%q: %w", typeName, ErrBadTypeName)
 	}
-	return p.send(ctx, typeName, payload)
-}
-
-func (p Peer) send(ctx context.Context, name string, payload []byte) error {
-	conn, id, err := p.check(name, len(payload))
+	t, err := p.target(typeName)
 	if err != nil {
 		return err
 	}
-	if err := conn.SendApp(ctx, id, payload); err != nil {
-		return err
+	return p.sendTo(ctx, typeName, t, 0, 0, payload)
+}
+
+// target returns how the peer accepts a type.
+func (p Peer) target(name string) (messaging.Target, error) {
+	if p.s == nil {
+		return messaging.Target{}, ErrClosed
 	}
-	p.s.out.Add(1)
+	t := p.s.mp.Target(name)
+	if t.Plain == 0 && t.Mux.Type == nil {
+		if p.s.sw.Conn() == nil {
+			return t, fmt.Errorf("peer %v: %w", p, ErrClosed)
+		}
+		return t, fmt.Errorf("peer %v: %q: %w", p, name, ErrTypeNotShared)
+	}
+	return t, nil
+}
+
+// check says why a message cannot be sent, if that is known: nothing has been written then.
+func (p Peer) check(name string, t messaging.Target, version uint8, n int) error {
+	if t.Mux.Type != nil {
+		switch {
+		case version < t.Mux.MinVersion || version > t.Mux.MaxVersion:
+			return p.versionError(name, t, version, version)
+		case uint64(n) > uint64(t.Mux.MaxLen):
+			return p.tooLarge(name, int64(n), int64(t.Mux.MaxLen))
+		}
+		return nil
+	}
+	if version != 0 {
+		return p.versionError(name, t, version, version)
+	}
+	if limit := p.s.t.client.cfg.MaxMessageBytes; n > limit {
+		return p.tooLarge(name, int64(n), int64(limit))
+	}
 	return nil
 }
 
-// check returns what a message is sent by, or why it cannot be: nothing has been written then.
-func (p Peer) check(name string, n int) (*peerconn.Conn, uint8, error) {
-	if p.s == nil {
-		return nil, 0, ErrClosed
+func (p Peer) tooLarge(name string, n, limit int64) error {
+	return fmt.Errorf("peer %v: %q: %w: %d bytes, the limit is %d", p, name, ErrMessageTooLarge, n, limit)
+}
+
+func (p Peer) versionError(name string, t messaging.Target, low, high uint8) error {
+	ours := fmt.Sprint(low)
+	if low != high {
+		ours = fmt.Sprintf("%d to %d", low, high)
 	}
+	if t.Mux.Type == nil {
+		return fmt.Errorf("peer %v: %q: %w: the dialect has none but 0, this side would send %s", p, name, ErrVersionUnsupported, ours)
+	}
+	return fmt.Errorf("peer %v: %q: %w: it receives %d to %d, this side would send %s", p, name, ErrVersionUnsupported, t.Mux.MinVersion, t.Mux.MaxVersion, ours)
+}
+
+// sendTo sends one message.
+func (p Peer) sendTo(ctx context.Context, name string, t messaging.Target, version uint8, priority int8, payload []byte) error {
 	conn := p.s.sw.Conn()
 	if conn == nil {
-		return nil, 0, fmt.Errorf("peer %v: %w", p, ErrClosed)
+		return fmt.Errorf("peer %v: %w", p, ErrClosed)
 	}
-	id := p.s.mp.TypeID(name)
-	if id == 0 {
-		return nil, 0, fmt.Errorf("peer %v: %q: %w", p, name, ErrTypeNotShared)
+	if err := p.check(name, t, version, len(payload)); err != nil {
+		return err
 	}
-	if limit := p.s.t.client.cfg.MaxMessageBytes; n > limit {
-		return nil, 0, fmt.Errorf("peer %v: %q: %w: %d bytes, the limit is %d", p, name, ErrMessageTooLarge, n, limit)
+	var err error
+	if t.Mux.Type != nil {
+		err = conn.SendMux(ctx, t.Mux.Type, version, priority, payload)
+	} else {
+		err = conn.SendApp(ctx, t.Plain, payload)
 	}
-	return conn, id, nil
+	if err != nil {
+		return p.publicSendErr(name, err)
+	}
+	p.s.sent(t, len(payload))
+	return nil
+}
+
+// trySend sends one message if it can go at once. It has been checked.
+func (p Peer) trySend(name string, t messaging.Target, m Outgoing) (ok bool, err error) {
+	conn := p.s.sw.Conn()
+	if conn == nil {
+		return false, fmt.Errorf("peer %v: %w", p, ErrClosed)
+	}
+	if t.Mux.Type != nil {
+		ok, err = conn.TrySendMux(t.Mux.Type, m.Version, m.Priority, m.Payload)
+	} else {
+		ok, err = conn.TrySendApp(t.Plain, m.Payload)
+	}
+	if ok && err == nil {
+		p.s.sent(t, len(m.Payload))
+	}
+	return ok, p.publicSendErr(name, err)
+}
+
+// sent counts a message.
+func (s *session) sent(t messaging.Target, n int) {
+	s.out.Add(1)
+	t.Counters.MessagesOut.Add(1)
+	t.Counters.BytesOut.Add(int64(n))
+}
+
+// RequestError says why a request was not answered, or a message not taken. It unwraps to one of the sentinels: [ErrNoHandler], [ErrRefused], [ErrHandlerFailed],
+// [ErrHandlerTimeout], [ErrReplyTooLarge], [ErrPeerBusy], [ErrMessageTooLarge], [ErrTypeNotShared].
+type RequestError struct {
+	Peer Peer
+	Type string
+	Err  error  // the sentinel
+	Text string // what the handler that failed says of it; it comes from the peer
+}
+
+// Error implements error.
+func (e *RequestError) Error() string {
+	s := fmt.Sprintf("peer %v: %q: %v", e.Peer, e.Type, e.Err)
+	if e.Text != "" {
+		s += ": " + e.Text
+	}
+	return s
+}
+
+// Unwrap returns the sentinel.
+func (e *RequestError) Unwrap() error { return e.Err }
+
+// publicSendErr gives the errors of sending their public names.
+func (p Peer) publicSendErr(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*messaging.CallError](err); ok {
+		out := &RequestError{Peer: p, Type: name, Text: e.Text}
+		if e.Refused || e.Reset {
+			out.Err = codeErr(e.Code)
+		} else {
+			out.Err = statusErr(e.Status)
+		}
+		return out
+	}
+	if e, ok := errors.AsType[*peerconn.RefusedError](err); ok {
+		return &RequestError{Peer: p, Type: name, Err: codeErr(e.Code)}
+	}
+	for _, e := range [...][2]error{{peer.ErrTypeNotShared, ErrTypeNotShared}, {peer.ErrVersionNotShared, ErrVersionUnsupported},
+		{peer.ErrMessageTooLarge, ErrMessageTooLarge}, {peerconn.ErrMessageLength, ErrMessageLength}} {
+		if errors.Is(err, e[0]) && !errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("peer %v: %q: %w", p, name, e[1])
+		}
+	}
+	return err
+}
+
+// statusErr and codeErr name what EMP/1 section 7.5 lists.
+func statusErr(s emp.Status) error {
+	switch s {
+	case emp.StatusNoHandler:
+		return ErrNoHandler
+	case emp.StatusRefused:
+		return ErrRefused
+	case emp.StatusTimedOut:
+		return ErrHandlerTimeout
+	case emp.StatusTooLarge:
+		return ErrReplyTooLarge
+	case emp.StatusBusy:
+		return ErrPeerBusy
+	}
+	return ErrHandlerFailed
+}
+
+func codeErr(c emp.Code) error {
+	switch c {
+	case emp.CodeTooLarge:
+		return ErrMessageTooLarge
+	case emp.CodeWithdrawn:
+		return ErrTypeNotShared
+	case emp.CodeInternal:
+		return ErrHandlerFailed
+	case emp.CodeBusy:
+		return ErrPeerBusy
+	}
+	return ErrRefused
 }
 
 // Flush waits until everything sent to the peer before the call has been handed to the operating system and, where it can tell,

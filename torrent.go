@@ -130,7 +130,8 @@ type Stats struct {
 func newTorrent(c *Client, ih bt.InfoHash, o TorrentOptions) *Torrent {
 	t := &Torrent{client: c, ih: ih, o: o, started: make(chan struct{})}
 	t.hub = messaging.NewHub(messaging.Options{QueueBytes: c.cfg.ReceiveQueueBytes, HandlerTimeout: c.cfg.HandlerTimeout,
-		Logger: c.cfg.Logger.With("infohash", ih.String()), Changed: t.typesChanged})
+		Logger: c.cfg.Logger.With("infohash", ih.String()), Changed: t.typesChanged, NoMux: c.cfg.NoEMP, WindowBytes: c.cfg.MessageWindowBytes,
+		Requests: c.cfg.MaxRequests, DefaultMax: c.cfg.MaxMessageBytes, Budget: c.budget})
 	return t
 }
 

@@ -1,20 +1,25 @@
 // Package messaging carries application messages between the connections of a torrent and the application: which types there are, under
 // which ids peers know them, and the bounded queues in which messages wait for their handlers. It knows no sockets and no frames.
 //
-// A message travels: connection's read loop ──App──► queue of (peer, type) ──► one worker ──► handler. The worker lives while its queue
-// holds something. A peer's queues together are bounded; while they are full AppsDone blocks that peer's read loop, and nobody else.
+// A message travels: connection's read loop ──App, Mux──► queue of (peer, type) ──► one worker ──► handler. The worker lives while its queue
+// holds something. Messages in plain frames have no window: a peer's queues of them together are bounded, and while they are full AppsDone blocks that peer's read
+// loop, and nobody else. Those in mux frames are bounded by the window and by a budget over all peers (EMP/1 section 7.3); a read loop never waits for them. Requests have
+// queues and workers of their own, several to a type.
 package messaging
 
 import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
 	"github.com/parley-bt/parley/wire/ltep"
 )
 
@@ -25,6 +30,8 @@ var (
 	ErrTooManyTypes = errors.New("too many message types")
 	ErrClosed       = errors.New("closed")
 	ErrHasHandler   = errors.New("the message type has a handler")
+	ErrNarrowed     = errors.New("message type narrower than it was")
+	ErrWindow       = errors.New("messages larger than the window")
 )
 
 // Ids below firstID are kept for BitTorrent's own extensions.
@@ -32,6 +39,7 @@ const (
 	MetadataID   = 2
 	DontHaveID   = 7 // lt_donthave (BEP 54)
 	UploadOnlyID = 8 // upload_only (BEP 21)
+	MuxID        = 9 // emp_mux (EMP/1 section 6.2)
 	firstID      = 16
 )
 
@@ -46,7 +54,9 @@ type Message struct {
 	Peer    *Peer
 	Type    *Type
 	Payload []byte
-	Public  any // the layer above keeps its own form of the message here, from message to message of one worker
+	Version uint8
+	Public  any     // the layer above keeps its own form of the message here, from message to message of one worker
+	Stream  *Stream // of a type with a stream handler: the payload, as it comes
 
 	taken chan struct{} // of a type without a handler: the iterating side is done with the message
 }
@@ -54,10 +64,18 @@ type Message struct {
 // Handler reacts to one message.
 type Handler func(ctx context.Context, m *Message) error
 
+// RequestHandler answers one request. The answer must not be changed before the next call for the same peer and type.
+type RequestHandler func(ctx context.Context, m *Message, replyMax int) ([]byte, error)
+
 // Options of a hub.
 type Options struct {
 	QueueBytes     int           // bound of what waits for handlers, per peer
 	HandlerTimeout time.Duration // of a handler's context
+	NoMux          bool          // offer no mux frames
+	WindowBytes    int           // "win"; 0: as much as the types need, and DefaultWindow at least
+	Requests       int           // "req": how many unanswered requests a peer may have; negative: none
+	DefaultMax     int           // "max": what MaxBytes usually is
+	Budget         *Budget       // of the messages in mux frames, over all peers; nil: no bound beside the windows
 	Logger         *slog.Logger
 	Changed        func() // the set of types has changed: tell the peers. Called without locks.
 }
@@ -69,19 +87,27 @@ type Hub struct {
 	end   context.Context
 	stop  context.CancelFunc
 
-	byID [256]atomic.Pointer[Type]
+	creditSoon atomic.Int64 // how much window is given back without waiting for more
+	byID       [256]atomic.Pointer[Type]
+	byMux      atomic.Pointer[[]*Type] // replaced at every change
 
 	mu     sync.Mutex
 	types  map[string]*Type
-	ids    map[string]uint8 // every name that ever had an id keeps it
-	size   int              // bytes that the names take in an exchange
-	use    *peer.WeUse      // snapshot, replaced at every change
+	ids    map[string]uint8 // every name that ever had an extended id keeps it
+	muxIDs map[string]uint16
+	ours   []peer.OurType // by mux id: what was offered last, withdrawn or not
+	size   int            // bytes that the names take in an exchange
+	use    *peer.WeUse    // snapshot, replaced at every change
 	closed bool
 }
 
+// DefaultWindow is the receive window of a peer, bytes, unless larger types or the user want another.
+const DefaultWindow = 1 << 20
+
 // NewHub returns a hub without types.
 func NewHub(o Options) *Hub {
-	h := &Hub{o: o, types: make(map[string]*Type), ids: make(map[string]uint8), use: newUse()}
+	h := &Hub{o: o, types: make(map[string]*Type), ids: make(map[string]uint8), muxIDs: make(map[string]uint16), use: newUse()}
+	h.byMux.Store(new([]*Type))
 	h.end, h.stop = context.WithCancel(context.Background())
 	return h
 }
@@ -90,27 +116,43 @@ func NewHub(o Options) *Hub {
 type Type struct {
 	hub       *Hub
 	name      string
-	id        uint8
-	maxBytes  int
+	id        uint8  // in plain frames; 0 if it is not offered there
+	mux       uint16 // in mux frames; 0 if it is not offered there
+	spec      Spec
 	handler   Handler
-	offered   bool // in exchanges; a type whose versions do not hold 0 is not
 	withdrawn chan struct{}
 	feed      chan *Message // without a handler: to whoever iterates
 
-	MessagesIn atomic.Int64 // handled
-	Errors     atomic.Int64 // of those, how many handlers failed
+	Counters
+
+	mu       sync.Mutex
+	partials map[*inbound]struct{} // messages of which more is to come
+}
+
+// Counters count the messages of one type, over all peers or of one.
+type Counters struct {
+	MessagesIn, MessagesOut atomic.Int64 // handled; sent
+	BytesIn, BytesOut       atomic.Int64 // of their payloads, and those of requests
+	RequestsIn, RequestsOut atomic.Int64 // answered by a handler; sent
+	Errors                  atomic.Int64 // handlers that failed
+	RefusedIn, RefusedOut   atomic.Int64 // refused by us; by the peer
 }
 
 // Spec says what to register.
 type Spec struct {
-	Name     string
-	MaxBytes int
-	Handler  Handler
-	Offered  bool
-	Adopt    func(*Type) // called with the type before the first message can reach it
+	Name                   string
+	MaxBytes               int // of a message
+	MaxPlain               int // of one in a plain frame; 0: MaxBytes, as far as such a frame goes
+	MinVersion, MaxVersion uint8
+	Handler                Handler        // nil: see Take
+	Requests               RequestHandler // nil: requests are answered that there is no handler
+	OnlyRequests           bool           // there is no handler for messages, and nobody takes them either: they are refused
+	Streams                bool           // the handler reads Message.Stream
+	Parallel               int            // how many requests of one peer are handled at once; 0: 1
+	Adopt                  func(*Type)    // called with the type before the first message can reach it
 }
 
-// Register adds a type. The errors are ErrBadTypeName, ErrTypeExists, ErrTooManyTypes and ErrClosed.
+// Register adds a type. The errors are ErrBadTypeName, ErrTypeExists, ErrTooManyTypes, ErrNarrowed, ErrWindow and ErrClosed.
 func (h *Hub) Register(s Spec) (*Type, error) {
 	if !ltep.IsTypeName(s.Name) {
 		return nil, ErrBadTypeName
@@ -123,27 +165,74 @@ func (h *Hub) Register(s Spec) (*Type, error) {
 	case h.types[s.Name] != nil:
 		return nil, ErrTypeExists
 	}
-	id, known := h.ids[s.Name]
-	if !known {
-		const perName = len("64:") + len("i255e")
-		if len(h.ids) > 255-firstID || h.size+len(s.Name)+perName > wire.MaxExchangeSent-exchangeReserve {
-			return nil, ErrTooManyTypes
-		}
-		id = uint8(firstID + len(h.ids))
-		h.ids[s.Name] = id
-		h.size += len(s.Name) + perName
+	t := &Type{hub: h, name: s.Name, spec: s, handler: s.Handler, withdrawn: make(chan struct{})}
+	if err := h.place(t); err != nil {
+		return nil, err
 	}
-	t := &Type{hub: h, name: s.Name, id: id, maxBytes: s.MaxBytes, handler: s.Handler, offered: s.Offered, withdrawn: make(chan struct{})}
-	if t.handler == nil {
+	if t.handler == nil && !s.OnlyRequests {
 		t.feed = make(chan *Message)
 	}
 	if s.Adopt != nil {
 		s.Adopt(t)
 	}
 	h.types[s.Name] = t
-	h.byID[id].Store(t)
+	if t.id != 0 {
+		h.byID[t.id].Store(t)
+	}
 	h.rebuild()
 	return t, nil
+}
+
+// place gives a type its ids: in plain frames as far as they reach, if its range holds version 0, and in mux frames (EMP/1 section 6.2). The lock is held.
+func (h *Hub) place(t *Type) error {
+	s := &t.spec
+	if s.MaxPlain == 0 {
+		s.MaxPlain = min(s.MaxBytes, wire.MaxExtendedFrame-2)
+	}
+	size := h.size
+	if !h.o.NoMux {
+		id, known := h.muxIDs[s.Name]
+		switch {
+		case h.o.WindowBytes > 0 && s.MaxBytes > h.o.WindowBytes-wire.MessageCost:
+			return ErrWindow
+		case known:
+			// Peers were told of it, and a name's range and length may only grow in a session.
+			if old := &h.ours[id]; s.MinVersion > old.MinVersion || s.MaxVersion < old.MaxVersion || uint32(s.MaxBytes) < old.MaxLen {
+				return ErrNarrowed
+			}
+		case len(h.ours) > wire.MaxTypeID || len(h.muxIDs) >= wire.MaxTypeEntries:
+			return ErrTooManyTypes
+		default:
+			id = uint16(max(len(h.ours), 1))
+		}
+		if !known || s.MaxBytes != int(h.ours[id].MaxLen) || s.MinVersion != h.ours[id].MinVersion || s.MaxVersion != h.ours[id].MaxVersion {
+			size += muxEntryBytes(s.Name, id, s, h.o.DefaultMax)
+		}
+		t.mux = id
+	}
+	if s.MinVersion == 0 {
+		id, known := h.ids[s.Name]
+		if !known && len(h.ids) <= 255-firstID {
+			id = uint8(firstID + len(h.ids))
+			size += len(s.Name) + len("64:") + len("i255e")
+		}
+		t.id = id // 0 once there are no more: then it is offered in mux frames only
+	}
+	if size > wire.MaxExchangeSent-exchangeReserve || t.id == 0 && t.mux == 0 && s.MinVersion == 0 {
+		return ErrTooManyTypes
+	}
+	h.size = size
+	if t.id != 0 {
+		h.ids[s.Name] = t.id
+	}
+	if t.mux != 0 {
+		h.muxIDs[s.Name] = t.mux
+		s.MaxBytes = max(s.MaxBytes, 1) // 0 would mean the default on the wire
+		for len(h.ours) <= int(t.mux) {
+			h.ours = append(h.ours, peer.OurType{})
+		}
+	}
+	return nil
 }
 
 // unlockChanged unlocks and, if the table changed since, says so. It is called with the lock held and returns what to defer.
@@ -163,37 +252,106 @@ func newUse() *peer.WeUse {
 	return &peer.WeUse{Metadata: MetadataID, DontHave: DontHaveID, UploadOnly: UploadOnlyID}
 }
 
-// rebuild makes the snapshot that connections use. The lock is held.
-func (h *Hub) rebuild() {
-	u := newUse()
-	for _, t := range h.types {
-		if t.offered {
-			u.MaxBytes[t.id] = uint32(t.maxBytes) + 1
-		}
+// muxEntryBytes returns how many bytes a type takes in "t", for good: a withdrawn one may come back.
+func muxEntryBytes(name string, id uint16, s *Spec, usual int) int {
+	n := len("64:") + len(name) + len("lieieieiee") + digits(int(id)) + digits(int(s.MinVersion)) + digits(int(s.MaxVersion))
+	if s.MaxBytes == usual {
+		return n + 1
 	}
-	h.use = u
+	return n + digits(s.MaxBytes)
 }
 
-// Exchange returns the entries of "m" for a type exchange, withdrawn names with 0 among them (EMP/1 section 6.1), and the table they announce.
-func (h *Hub) Exchange() ([]ltep.Entry, *peer.WeUse) {
+func digits(n int) int { return len(strconv.Itoa(n)) }
+
+// rebuild makes the snapshots that connections use. The lock is held.
+func (h *Hub) rebuild() {
+	u := newUse()
+	byMux := make([]*Type, len(h.ours))
+	for i := range h.ours {
+		h.ours[i].Offered = false
+	}
+	largest := 0
+	for _, t := range h.types {
+		if t.id != 0 {
+			u.MaxBytes[t.id] = uint32(t.spec.MaxPlain) + 1
+		}
+		if t.mux != 0 {
+			byMux[t.mux] = t
+			h.ours[t.mux] = peer.OurType{Offered: true, MinVersion: t.spec.MinVersion, MaxVersion: t.spec.MaxVersion, MaxLen: uint32(t.spec.MaxBytes)}
+		}
+	}
+	for i := range h.ours {
+		largest = max(largest, int(h.ours[i].MaxLen))
+	}
+	if len(h.ours) > 0 {
+		window := h.o.WindowBytes
+		if window <= 0 {
+			window = max(DefaultWindow, 2*(largest+wire.MessageCost))
+		}
+		h.creditSoon.Store(int64(max(window, wire.MinWindow)) / 4)
+		u.Mux = &peer.MuxUse{ID: MuxID, Window: uint32(max(window, wire.MinWindow)), Requests: max(h.o.Requests, 0), Types: slices.Clone(h.ours)}
+	}
+	h.use = u
+	h.byMux.Store(&byMux)
+}
+
+// typeOf returns the type that mux frames name by id, nil if it is not offered now.
+func (h *Hub) typeOf(id uint16) *Type {
+	if all := *h.byMux.Load(); int(id) < len(all) {
+		return all[id]
+	}
+	return nil
+}
+
+// Exchange returns the entries of "m" for a type exchange, withdrawn names with 0 among them (EMP/1 section 6.1), the table they announce, and the "emp" key, nil until
+// there was a type (section 6.2).
+func (h *Hub) Exchange() ([]ltep.Entry, *peer.WeUse, []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := make([]ltep.Entry, 0, len(h.ids)+2)
+	m := make([]ltep.Entry, 0, len(h.ids)+5)
 	for name, id := range h.ids {
-		if t := h.types[name]; t == nil || !t.offered {
+		if t := h.types[name]; t == nil || t.id == 0 {
 			id = 0
 		}
 		m = append(m, ltep.Entry{Name: name, ID: id})
 	}
-	return m, h.use
+	if h.use.Mux == nil {
+		return m, h.use, nil
+	}
+	o := emp.Offer{Version: 1, HasTypes: true, Max: int64(h.o.DefaultMax), Window: int64(h.use.Mux.Window), Requests: int64(h.use.Mux.Requests)}
+	for _, t := range h.types {
+		if t.mux == 0 {
+			continue
+		}
+		e := emp.TypeOffer{Name: t.name, ID: t.mux, MinVersion: t.spec.MinVersion, MaxVersion: t.spec.MaxVersion, MaxLen: uint32(t.spec.MaxBytes)}
+		if t.spec.MaxBytes == h.o.DefaultMax {
+			e.MaxLen = 0
+		}
+		o.Types = append(o.Types, e)
+	}
+	m = append(m, ltep.Entry{Name: ltep.NameMux, ID: h.use.Mux.ID})
+	return m, h.use, emp.AppendOffer(nil, &o)
 }
 
-// Usable reports whether one of names is registered here: whether a session with a peer that lists them can carry messages.
-func (h *Hub) Usable(names map[string]uint8) bool {
+// Offers reports whether mux frames are offered.
+func (h *Hub) Offers() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.use.Mux != nil
+}
+
+// Usable reports whether a type that the peer accepts is registered here, with a version in common: whether the session can carry messages (EMP/1 section 7.7).
+func (h *Hub) Usable(s *peer.Shared) bool {
+	if s == nil {
+		return false
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for name, t := range h.types {
-		if t.offered && names[name] != 0 {
+		if t.id != 0 && s.Plain[name] != 0 {
+			return true
+		}
+		if o, ok := s.Mux[name]; ok && t.mux != 0 && o.MinVersion <= t.spec.MaxVersion && o.MaxVersion >= t.spec.MinVersion {
 			return true
 		}
 	}
@@ -233,19 +391,24 @@ func (t *Type) Name() string { return t.name }
 func (t *Type) Withdraw() error {
 	h := t.hub
 	h.mu.Lock()
-	defer h.unlockChanged()()
+	unlock := h.unlockChanged()
 	if h.types[t.name] != t {
+		unlock()
 		return ErrClosed
 	}
 	t.withdraw()
 	h.rebuild()
+	unlock()
+	t.dropPartials()
 	return nil
 }
 
 // withdraw needs the hub's lock.
 func (t *Type) withdraw() {
 	delete(t.hub.types, t.name)
-	t.hub.byID[t.id].Store(nil)
+	if t.id != 0 {
+		t.hub.byID[t.id].Store(nil)
+	}
 	close(t.withdrawn)
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/ltep"
 )
@@ -40,7 +41,7 @@ func newHub(t testing.TB, o Options) *Hub {
 
 func register(t testing.TB, h *Hub, name string, f Handler) *Type {
 	t.Helper()
-	ty, err := h.Register(Spec{Name: name, MaxBytes: 1 << 16, Handler: f, Offered: true})
+	ty, err := h.Register(Spec{Name: name, MaxBytes: 1 << 16, Handler: f})
 	if err != nil {
 		t.Fatalf("registering %q: %v", name, err)
 	}
@@ -79,7 +80,7 @@ func TestRegisterErrors(t *testing.T) {
 		{"ünïcödé ☃", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := h.Register(Spec{Name: tt.name, Handler: ignore, Offered: true}); !errors.Is(err, tt.want) {
+			if _, err := h.Register(Spec{Name: tt.name, Handler: ignore}); !errors.Is(err, tt.want) {
 				t.Errorf("Register(%q) = %v, want %v", tt.name, err, tt.want)
 			}
 		})
@@ -92,10 +93,10 @@ func TestRegisterErrors(t *testing.T) {
 
 func TestTooManyTypes(t *testing.T) {
 	t.Run("ids", func(t *testing.T) {
-		h := newHub(t, Options{})
+		h := newHub(t, Options{NoMux: true})
 		n := 0
 		for ; ; n++ {
-			ty, err := h.Register(Spec{Name: fmt.Sprint(n), Handler: ignore, Offered: true})
+			ty, err := h.Register(Spec{Name: fmt.Sprint(n), Handler: ignore})
 			if err != nil {
 				if !errors.Is(err, ErrTooManyTypes) {
 					t.Fatalf("type %d: %v, want %v", n, err, ErrTooManyTypes)
@@ -124,23 +125,23 @@ func TestTooManyTypes(t *testing.T) {
 		}
 	})
 	t.Run("16 KiB", func(t *testing.T) {
-		h := newHub(t, Options{})
+		h := newHub(t, Options{DefaultMax: 1 << 16})
 		n := 0
 		for ; ; n++ {
 			name := fmt.Sprintf("%064d", n)
-			if _, err := h.Register(Spec{Name: name, Handler: ignore, Offered: true}); err != nil {
+			if _, err := h.Register(Spec{Name: name, MaxBytes: 1 << 24, MaxVersion: 255, Handler: ignore}); err != nil {
 				if !errors.Is(err, ErrTooManyTypes) {
 					t.Fatalf("type %d: %v, want %v", n, err, ErrTooManyTypes)
 				}
 				break
 			}
 		}
-		if n < 200 || n >= 256-firstID {
-			t.Errorf("%d types of 64 bytes fit, want the size to be the limit, and 200 or more", n)
+		if n < 80 || n >= 256-firstID {
+			t.Errorf("%d types of 64 bytes fit, want the size to be the limit, and 80 or more", n)
 		}
-		m, _ := h.Exchange()
+		m, _, offer := h.Exchange()
 		e := ltep.Exchange{M: append(m, ltep.Entry{Name: ltep.NameMetadata, ID: MetadataID}), Client: strings.Repeat("c", 128), Port: 65535, ReqQ: 500,
-			MetadataSize: 1 << 26, UploadOnly: true}
+			MetadataSize: 1 << 26, UploadOnly: true, EMP: offer}
 		if got := len(ltep.AppendExchange(nil, &e)); got > wire.MaxExchangeSent {
 			t.Errorf("the exchange has %d bytes, the limit is %d", got, wire.MaxExchangeSent)
 		}
@@ -152,13 +153,13 @@ func TestExchangeFollowsTheTypes(t *testing.T) {
 	h := newHub(t, Options{Changed: func() { changes++ }})
 	a := register(t, h, "a", ignore)
 	b := register(t, h, "b", ignore)
-	quiet, err := h.Register(Spec{Name: "quiet", Handler: ignore}) // not offered
+	quiet, err := h.Register(Spec{Name: "quiet", MinVersion: 1, MaxVersion: 2, MaxBytes: 9, Handler: ignore}) // not offered where there are no versions
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := func(when string, entries map[string]uint8, limits map[uint8]uint32) {
 		t.Helper()
-		m, use := h.Exchange()
+		m, use, _ := h.Exchange()
 		got := map[string]uint8{}
 		for _, e := range m {
 			got[e.Name] = e.ID
@@ -173,14 +174,14 @@ func TestExchangeFollowsTheTypes(t *testing.T) {
 		}
 	}
 	const limit = 1<<16 + 1
-	want("at first", map[string]uint8{"a": a.id, "b": b.id, "quiet": 0}, map[uint8]uint32{a.id: limit, b.id: limit})
+	want("at first", map[string]uint8{"a": a.id, "b": b.id, ltep.NameMux: MuxID}, map[uint8]uint32{a.id: limit, b.id: limit})
 	if err := a.Withdraw(); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Withdraw(); !errors.Is(err, ErrClosed) {
 		t.Errorf("withdrawing twice: %v, want %v", err, ErrClosed)
 	}
-	want("one withdrawn", map[string]uint8{"a": 0, "b": b.id, "quiet": 0}, map[uint8]uint32{b.id: limit})
+	want("one withdrawn", map[string]uint8{"a": 0, "b": b.id, ltep.NameMux: MuxID}, map[uint8]uint32{b.id: limit})
 	again := register(t, h, "a", ignore)
 	if again.id != a.id {
 		t.Errorf("registered again under id %d, was %d: a name keeps its id (EMP/1 section 6.1)", again.id, a.id)
@@ -188,7 +189,7 @@ func TestExchangeFollowsTheTypes(t *testing.T) {
 	if err := a.Withdraw(); !errors.Is(err, ErrClosed) {
 		t.Errorf("withdrawing the old one again: %v, want %v", err, ErrClosed)
 	}
-	want("and back", map[string]uint8{"a": a.id, "b": b.id, "quiet": 0}, map[uint8]uint32{a.id: limit, b.id: limit})
+	want("and back", map[string]uint8{"a": a.id, "b": b.id, ltep.NameMux: MuxID}, map[uint8]uint32{a.id: limit, b.id: limit})
 	if changes != 5 {
 		t.Errorf("%d changes were told, want 5", changes)
 	}
@@ -199,7 +200,7 @@ func TestExchangeFollowsTheTypes(t *testing.T) {
 		{nil, false}, {map[string]uint8{"b": 3}, true}, {map[string]uint8{"b": 0}, false}, {map[string]uint8{"z": 3}, false},
 		{map[string]uint8{"quiet": 3}, false}, {map[string]uint8{"z": 1, "a": 1}, true},
 	} {
-		if got := h.Usable(tt.names); got != tt.want {
+		if got := h.Usable(&peer.Shared{Plain: tt.names}); got != tt.want {
 			t.Errorf("Usable(%v) = %v, want %v", tt.names, got, tt.want)
 		}
 	}
@@ -210,12 +211,20 @@ func TestExchangeFollowsTheTypes(t *testing.T) {
 
 func TestPeerTypes(t *testing.T) {
 	p := newHub(t, Options{}).NewPeer("owner")
-	if p.TypeID("a") != 0 || p.Types() != nil || p.Owner != "owner" {
-		t.Errorf("a new peer: %v, %v", p.TypeID("a"), p.Types())
+	if p.Target("a").Plain != 0 || p.Shared() != nil || p.Owner != "owner" {
+		t.Errorf("a new peer: %v, %v", p.Target("a"), p.Shared())
 	}
-	p.SetTypes(map[string]uint8{"a": 4, "b": 0})
-	if p.TypeID("a") != 4 || p.TypeID("b") != 0 || p.TypeID("c") != 0 || len(p.Types()) != 2 {
-		t.Errorf("after its exchange: %v", p.Types())
+	p.SetShared(peer.Shared{Plain: map[string]uint8{"a": 4, "b": 0}})
+	if p.Target("a").Plain != 4 || p.Target("b").Plain != 0 || p.Target("c").Plain != 0 {
+		t.Errorf("after its exchange: %v", p.Shared())
+	}
+	offer := peer.MuxOffer{Type: new(peer.MuxType), MaxVersion: 3, MaxLen: 10}
+	p.SetShared(peer.Shared{Plain: map[string]uint8{"a": 4, "b": 0}, Mux: map[string]peer.MuxOffer{"a": offer, "c": offer}})
+	if a := p.Target("a"); a.Plain != 0 || a.Mux != offer { // EMP/1 section 6.2: a type listed in t travels only in mux frames
+		t.Errorf("a type in both: %v", a)
+	}
+	if c := p.Target("c"); c.Mux != offer {
+		t.Errorf("a type in mux frames alone: %v", c)
 	}
 }
 

@@ -3,10 +3,15 @@ package messaging
 import (
 	"context"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/parley-bt/parley/internal/peerconn"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire/emp"
 )
 
 // Peer is the application side of one session: the types the peer accepts, and the queues of what it has sent.
@@ -14,8 +19,10 @@ type Peer struct {
 	hub   *Hub
 	Owner any // whatever the layer above needs to find its own peer again
 
-	types atomic.Pointer[map[string]uint8]
-	found atomic.Pointer[foundID]
+	conn Conn // set before anything comes
+
+	shared atomic.Pointer[peer.Shared]
+	found  atomic.Pointer[found]
 
 	ctx  context.Context // ends with the session
 	stop context.CancelFunc
@@ -25,19 +32,64 @@ type Peer struct {
 	// interrupted says that the connection is being closed: nothing more is read, so nobody need wait.
 	interrupted atomic.Bool
 	roomCh      chan struct{} // capacity 1; made before the first worker
-	In          atomic.Int64  // messages received
+	In          atomic.Int64  // messages and requests received
+	refused     atomic.Int64  // messages of ours that the peer refused after they had gone
 
-	mu      sync.Mutex
-	queues  []*queue
-	drained func() // called once when the session has ended and nothing waits
-	ended   bool
+	// Of messages in mux frames: see mux.go and request.go.
+	owed    atomic.Int64 // bytes of window that handlers have given back and the connection has not been told of
+	timer   *time.Timer  // tells it at last
+	unsent  atomic.Int64 // bytes of answers that wait to be written
+	granted int64        // of the budget
+	held    int64        // of granted: what lies in memory
+
+	mu       sync.Mutex
+	queues   []*queue
+	partials map[uint32]*inbound // messages of which more is to come, by id
+	requests map[uint32]*request // not answered yet, by id
+	counters map[string]*Counters
+	news     chan struct{} // closed when shared changes; nil while nobody waits
+	drained  func()        // called once when the session has ended and nothing waits
+	ended    bool
+}
+
+// Conn is what a session's connection does for its messages: package peerconn has it.
+type Conn interface {
+	Submit(o *peer.Outgoing, payload []byte) error
+	Abandon(o *peer.Outgoing, code emp.Code)
+	OutErr(o *peer.Outgoing) error
+	Respond(id uint32, status emp.Status, payload []byte, credit int64)
+	Credit(n int64)
+	Refuse(id, total uint32, code emp.Code)
 }
 
 // queue is the messages of one type that wait. Pending grows while the worker handles what it took before.
 type queue struct {
-	t       *Type
-	pending *[]byte // length (4), payload, ...
-	running bool
+	t        *Type
+	counters *Counters
+	pending  *[]byte    // records: see put
+	large    []*inbound // the payloads of those records that have theirs elsewhere, in order
+	running  bool
+
+	requests []*request
+	handling int // workers of requests
+}
+
+// A record of a queue is its length (4, little-endian), how it came (1), its version (1), and the payload.
+const recordHead = 6
+
+// How a message came.
+const (
+	viaMux   = 1 << iota // in mux frames: its cost is owed to the peer
+	viaLarge             // its payload is the next of queue.large
+)
+
+// put adds a record.
+func (q *queue) put(via, version byte, payload []byte) {
+	if q.pending == nil {
+		q.pending = buffers.Get().(*[]byte)
+	}
+	b := binary.LittleEndian.AppendUint32(*q.pending, uint32(len(payload)))
+	*q.pending = append(append(b, via, version), payload...)
 }
 
 // buffers holds the byte buffers of queues while they are empty, so that idle peers hold none.
@@ -51,39 +103,102 @@ func (h *Hub) NewPeer(owner any) *Peer {
 	return &Peer{hub: h, Owner: owner}
 }
 
-// SetTypes says what the peer accepts now: names with their ids, 0 for none. The map must not change afterwards.
-func (p *Peer) SetTypes(types map[string]uint8) { p.types.Store(&types) }
+// Opened gives the session its connection, before anything comes over it.
+func (p *Peer) Opened(c *peerconn.Conn) { p.conn = c }
 
-// TypeID returns the id under which the peer accepts a type; 0 if it does not.
-func (p *Peer) TypeID(name string) uint8 {
-	m := p.types.Load()
-	if m == nil {
-		return 0
+// SetShared says what the peer accepts now.
+func (p *Peer) SetShared(s peer.Shared) {
+	p.shared.Store(&s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.news != nil {
+		close(p.news)
+		p.news = nil
+	}
+}
+
+// Target is how the peer accepts a type: in mux frames, or in plain frames under an extended id. The zero Target is not at all.
+type Target struct {
+	Mux      peer.MuxOffer // its Type is nil if it is not in mux frames
+	Plain    uint8
+	Counters *Counters // of the type with this peer
+}
+
+// Target returns how the peer accepts a type: a type that is offered in mux frames travels in nothing else (EMP/1 section 6.2).
+func (p *Peer) Target(name string) Target {
+	s := p.shared.Load()
+	if s == nil {
+		return Target{}
 	}
 	e := p.found.Load()
-	if e != nil && e.types == m && e.name == name {
-		return e.id
+	if e != nil && e.shared == s && e.name == name {
+		return e.Target
 	}
-	id := (*m)[name]
-	if e == nil || e.types != m { // the first name that is asked for: most peers are sent one type
-		p.found.Store(&foundID{m, name, id})
+	var t Target
+	if o, ok := s.Mux[name]; ok {
+		t.Mux = o
+	} else if t.Plain = s.Plain[name]; t.Plain == 0 {
+		return t
 	}
-	return id
+	t.Counters = p.Counters(name)
+	if e == nil || e.shared != s { // the first name that is asked for: most peers are sent one type
+		p.found.Store(&found{s, name, t})
+	}
+	return t
 }
 
-// foundID is an answer of TypeID, good for one table: looking a name up in a map took two fifths of sending a small message.
-type foundID struct {
-	types *map[string]uint8
-	name  string
-	id    uint8
+// found is an answer of Target, good for one state of things: looking a name up in a map took two fifths of sending a small message.
+type found struct {
+	shared *peer.Shared
+	name   string
+	Target
 }
 
-// Types returns the peer's table; it must not be changed.
-func (p *Peer) Types() map[string]uint8 {
-	if m := p.types.Load(); m != nil {
-		return *m
+// Counters returns the counters of a type with this peer.
+func (p *Peer) Counters(name string) *Counters {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := p.counters[name]
+	if c == nil {
+		if p.counters == nil {
+			p.counters = make(map[string]*Counters)
+		}
+		c = new(Counters)
+		p.counters[name] = c
 	}
-	return nil
+	return c
+}
+
+// AllCounters returns the counters of every type that was sent or received with this peer, by name.
+func (p *Peer) AllCounters() map[string]*Counters {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.counters)
+}
+
+// Shared returns what the peer accepts, nil before its type exchange; it must not be changed.
+func (p *Peer) Shared() *peer.Shared { return p.shared.Load() }
+
+// Settled waits while the peer has offered mux frames and our own offer is on its way to it: what it accepts is about to change.
+func (p *Peer) Settled(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		s := p.shared.Load()
+		if s == nil || s.Mux != nil || !s.Offers || p.ended || !p.hub.Offers() {
+			p.mu.Unlock()
+			return nil
+		}
+		if p.news == nil {
+			p.news = make(chan struct{})
+		}
+		news := p.news
+		p.mu.Unlock()
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // App queues one message; see peerconn.Session. Messages of types that are gone have no effect.
@@ -92,15 +207,14 @@ func (p *Peer) App(id uint8, payload []byte) {
 	if t == nil {
 		return
 	}
+	if t.spec.OnlyRequests {
+		t.RefusedIn.Add(1) // there is no way to say so in a plain frame
+		return
+	}
 	p.In.Add(1)
 	p.used.Add(int64(len(payload)) + messageOverhead)
 	p.mu.Lock()
-	q := p.queueOf(t)
-	if q.pending == nil {
-		q.pending = buffers.Get().(*[]byte)
-	}
-	b := binary.LittleEndian.AppendUint32(*q.pending, uint32(len(payload)))
-	*q.pending = append(b, payload...)
+	p.queueOf(t).put(0, 0, payload)
 	p.mu.Unlock()
 }
 
@@ -111,8 +225,16 @@ func (p *Peer) queueOf(t *Type) *queue {
 			return q
 		}
 	}
-	p.queues = slices.DeleteFunc(p.queues, func(q *queue) bool { return !q.running && q.pending == nil && q.gone() })
-	q := &queue{t: t}
+	p.queues = slices.DeleteFunc(p.queues, func(q *queue) bool { return q.idle() && q.gone() })
+	c := p.counters[t.name]
+	if c == nil {
+		if p.counters == nil {
+			p.counters = make(map[string]*Counters)
+		}
+		c = new(Counters)
+		p.counters[t.name] = c
+	}
+	q := &queue{t: t, counters: c}
 	p.queues = append(p.queues, q)
 	return q
 }
@@ -120,17 +242,7 @@ func (p *Peer) queueOf(t *Type) *queue {
 // AppsDone starts the workers of the queues that have something, and waits while the peer's queues are full; see peerconn.Session.
 func (p *Peer) AppsDone() {
 	p.mu.Lock()
-	for _, q := range p.queues {
-		if q.pending != nil && !q.running {
-			q.running = true
-			if p.ctx == nil {
-				p.ctx, p.stop = context.WithCancel(p.hub.end)
-				p.roomCh = make(chan struct{}, 1)
-			}
-			p.hub.group.Add(1)
-			go p.work(q)
-		}
-	}
+	p.start()
 	p.mu.Unlock()
 	for p.used.Load() > int64(p.hub.o.QueueBytes) && !p.interrupted.Load() {
 		p.waiting.Store(true)
@@ -144,6 +256,36 @@ func (p *Peer) AppsDone() {
 			return
 		}
 	}
+}
+
+// start starts the workers of what waits. The lock is held.
+func (p *Peer) start() {
+	for _, q := range p.queues {
+		if q.pending != nil && !q.running {
+			q.running = true
+			p.begin()
+			go p.work(q)
+		}
+		for len(q.requests) > q.handling && q.handling < max(q.t.spec.Parallel, 1) && p.mayHandle() {
+			q.handling++
+			p.begin()
+			go p.workRequests(q)
+		}
+	}
+}
+
+// begin counts a worker, of which the first makes what workers need. The lock is held.
+func (p *Peer) begin() {
+	if p.ctx == nil {
+		p.ctx, p.stop = context.WithCancel(p.hub.end)
+		p.roomCh = make(chan struct{}, 1)
+	}
+	p.hub.group.Add(1)
+}
+
+// idle reports whether nothing waits and nothing is handled. The lock is held.
+func (q *queue) idle() bool {
+	return !q.running && q.pending == nil && len(q.requests) == 0 && q.handling == 0
 }
 
 // Interrupt lets AppsDone return although the queues are full, because the connection is being closed; see peerconn.Session.
@@ -176,6 +318,7 @@ func (p *Peer) End(drained func()) {
 	if p.stop != nil {
 		p.stop()
 	}
+	p.dropAll()
 	f := p.takeDrained()
 	p.mu.Unlock()
 	if f != nil {
@@ -189,10 +332,11 @@ func (p *Peer) takeDrained() func() {
 		return nil
 	}
 	for _, q := range p.queues {
-		if q.running || q.pending != nil {
+		if !q.idle() {
 			return nil
 		}
 	}
+	p.returnBudget(0)
 	f := p.drained
 	p.drained = nil
 	return f
@@ -207,6 +351,7 @@ func (p *Peer) work(q *queue) {
 	}
 	ctx := newHandlerContext(p)
 	var batch *[]byte
+	var large []*inbound
 	for {
 		p.mu.Lock()
 		if batch != nil {
@@ -216,19 +361,33 @@ func (p *Peer) work(q *queue) {
 			q.running = false
 			f := p.takeDrained()
 			p.mu.Unlock()
+			p.flushCredit()
 			if f != nil {
 				f()
 			}
 			return
 		}
 		batch, q.pending = q.pending, nil
+		large, q.large = q.large, nil
 		p.mu.Unlock()
 		for b := *batch; len(b) > 0; {
-			n := int(binary.LittleEndian.Uint32(b))
-			m.Payload = b[4 : 4+n : 4+n]
-			b = b[4+n:]
-			ctx = p.handle(ctx, q.t, m)
-			p.release(n)
+			n, via := int(binary.LittleEndian.Uint32(b)), b[4]
+			m.Version, m.Payload = b[5], b[recordHead:recordHead+n:recordHead+n]
+			b = b[recordHead+n:]
+			switch {
+			case via == 0:
+				ctx = p.handle(ctx, q, m)
+				m.Stream = nil
+				p.release(n)
+			case via&viaLarge != 0:
+				in := large[0]
+				large = large[1:]
+				ctx = p.handleLarge(ctx, q, m, in)
+			default:
+				ctx = p.handle(ctx, q, m)
+				m.Stream = nil
+				p.took(n)
+			}
 		}
 	}
 }
@@ -243,6 +402,17 @@ func (q *queue) gone() bool {
 	}
 }
 
+// handled counts a message of n bytes.
+func (q *queue) handled(n int, err error) {
+	for _, c := range [...]*Counters{&q.t.Counters, q.counters} {
+		c.MessagesIn.Add(1)
+		c.BytesIn.Add(int64(n))
+		if err != nil {
+			c.Errors.Add(1)
+		}
+	}
+}
+
 func recycle(b *[]byte) {
 	if cap(*b) > maxPooled {
 		return
@@ -252,7 +422,8 @@ func recycle(b *[]byte) {
 }
 
 // handle gives one message to the application. It returns the context for the next one.
-func (p *Peer) handle(ctx *handlerContext, t *Type, m *Message) *handlerContext {
+func (p *Peer) handle(ctx *handlerContext, q *queue, m *Message) *handlerContext {
+	t := q.t
 	select {
 	case <-t.withdrawn:
 		return ctx // taken back while the message waited (EMP/1 section 7.1)
@@ -262,7 +433,7 @@ func (p *Peer) handle(ctx *handlerContext, t *Type, m *Message) *handlerContext 
 		select {
 		case t.feed <- m:
 			<-m.taken
-			t.MessagesIn.Add(1)
+			q.handled(len(m.Payload), nil)
 		case <-t.withdrawn:
 		}
 		return ctx
@@ -270,10 +441,16 @@ func (p *Peer) handle(ctx *handlerContext, t *Type, m *Message) *handlerContext 
 	if ctx.parent == p.ctx && p.ctx.Err() != nil {
 		ctx.parent = p.hub.end
 	}
+	if t.spec.Streams && m.Stream == nil {
+		m.Stream = whole(m.Payload)
+	}
 	err := t.handler(ctx, m)
-	t.MessagesIn.Add(1)
+	n := len(m.Payload)
+	if m.Stream != nil {
+		n = m.Stream.taken()
+	}
+	q.handled(n, err)
 	if err != nil {
-		t.Errors.Add(1)
 		p.hub.o.Logger.Warn("message handler failed", "type", t.name, "error", err)
 	}
 	if ctx.finish() {
@@ -284,94 +461,3 @@ func (p *Peer) handle(ctx *handlerContext, t *Type, m *Message) *handlerContext 
 
 // Done says that the caller of Take no longer uses the message.
 func (m *Message) Done() { m.taken <- struct{}{} }
-
-// handlerContext is the context of handlers. It costs nothing until somebody asks whether or when it ends; from then on it ends after the handler timeout,
-// with the session, or when the handler returns.
-type handlerContext struct {
-	p      *Peer
-	parent context.Context // the session's while it lasts, else the torrent's: a message that came whole is still worth handling
-
-	mu       sync.Mutex
-	done     chan struct{}
-	err      error
-	deadline time.Time
-	timer    *time.Timer
-	unhook   func() bool
-}
-
-func newHandlerContext(p *Peer) *handlerContext { return &handlerContext{p: p, parent: p.ctx} }
-
-// arm starts the clock; c.mu is held.
-func (c *handlerContext) arm() {
-	if c.done != nil {
-		return
-	}
-	c.done = make(chan struct{})
-	if c.err != nil {
-		close(c.done)
-		return
-	}
-	d := c.p.hub.o.HandlerTimeout
-	c.deadline = time.Now().Add(d)
-	c.timer = time.AfterFunc(d, func() { c.end(context.DeadlineExceeded) })
-	c.unhook = context.AfterFunc(c.parent, func() { c.end(context.Canceled) })
-}
-
-func (c *handlerContext) end(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err = err
-		if c.done != nil {
-			close(c.done)
-		}
-	}
-}
-
-// finish ends the context because the handler has returned, and reports whether anybody had asked for it, so that it must not be used again.
-func (c *handlerContext) finish() bool {
-	c.mu.Lock()
-	if c.done == nil {
-		c.mu.Unlock()
-		return false
-	}
-	timer, unhook := c.timer, c.unhook
-	c.mu.Unlock()
-	if timer != nil {
-		timer.Stop()
-		unhook()
-	}
-	c.end(context.Canceled)
-	return true
-}
-
-// Deadline implements [context.Context].
-func (c *handlerContext) Deadline() (time.Time, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.arm()
-	return c.deadline, !c.deadline.IsZero()
-}
-
-// Done implements [context.Context].
-func (c *handlerContext) Done() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.arm()
-	return c.done
-}
-
-// Err implements [context.Context].
-func (c *handlerContext) Err() error {
-	c.mu.Lock()
-	c.arm() // whoever asks for nothing else, again and again, must see the end too
-	err := c.err
-	c.mu.Unlock()
-	if err == nil {
-		err = c.parent.Err()
-	}
-	return err
-}
-
-// Value implements [context.Context].
-func (c *handlerContext) Value(key any) any { return c.parent.Value(key) }

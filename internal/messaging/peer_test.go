@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/parley-bt/parley/peer"
 )
 
 // soon fails the test if f does not return: what deadlocks must not hang the whole run.
@@ -200,12 +202,12 @@ func TestHandlersMayCallBack(t *testing.T) {
 		call func(h *Hub, m *Message) error
 	}{
 		{"register", func(h *Hub, m *Message) error {
-			_, err := h.Register(Spec{Name: "another " + string(m.Payload), Handler: ignore, Offered: true})
+			_, err := h.Register(Spec{Name: "another " + string(m.Payload), Handler: ignore})
 			return err
 		}},
 		{"withdraw itself", func(_ *Hub, m *Message) error { return m.Type.Withdraw() }},
 		{"withdraw another", func(h *Hub, _ *Message) error {
-			ty, err := h.Register(Spec{Name: "short-lived", Handler: ignore, Offered: true})
+			ty, err := h.Register(Spec{Name: "short-lived", Handler: ignore})
 			if err != nil {
 				return err
 			}
@@ -218,7 +220,11 @@ func TestHandlersMayCallBack(t *testing.T) {
 			m.Peer.App(m.Type.id, []byte("more"))
 			return nil
 		}},
-		{"exchange", func(h *Hub, _ *Message) error { h.Exchange(); h.Usable(map[string]uint8{"x": 1}); return nil }},
+		{"exchange", func(h *Hub, _ *Message) error {
+			h.Exchange()
+			h.Usable(&peer.Shared{Plain: map[string]uint8{"x": 1}})
+			return nil
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

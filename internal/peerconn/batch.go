@@ -14,16 +14,15 @@ import (
 // Event is one message of a peer in a form that may be kept: nothing in it aliases the connection's buffers.
 type Event struct {
 	Kind     wire.Kind
-	Block    bt.Block         // Piece, Reject; Have, DontHave, Suggest and AllowedFast use Index alone
-	Data     *blockbuf.Buf    // Piece: the block, owned by whoever takes the event
-	Has      *bitfield.Set    // Bitfield: a copy
-	All      bool             // Have: it was the last piece that the peer lacked; UploadOnly: it wants nothing more
-	Exchange *ltep.Exchange   // Exchange
-	Types    map[string]uint8 // Exchange: the peer's table after it
-	Metadata *ltep.Metadata   // Metadata
-	PEX      *ltep.PEX        // PEX
-	Port     uint16           // Port
-	Hashes   *wire.Hashes     // Hashes; HashReject has no Data
+	Block    bt.Block       // Piece, Reject; Have, DontHave, Suggest and AllowedFast use Index alone
+	Data     *blockbuf.Buf  // Piece: the block, owned by whoever takes the event
+	Has      *bitfield.Set  // Bitfield: a copy
+	All      bool           // Have: it was the last piece that the peer lacked; UploadOnly: it wants nothing more
+	Exchange *ltep.Exchange // Exchange
+	Metadata *ltep.Metadata // Metadata
+	PEX      *ltep.PEX      // PEX
+	Port     uint16         // Port
+	Hashes   *wire.Hashes   // Hashes; HashReject has no Data
 }
 
 // Batch is messages of one read, in order: all of them, unless they take much more memory than they took on the wire. It has one owner, who gives it
@@ -99,10 +98,7 @@ func (b *Batch) add(m *peer.Machine, msg wire.Message) *Event {
 		}
 	case *ltep.Exchange:
 		x := *t
-		e.Exchange, e.Types = &x, m.TheyUse().Snapshot()
-		if e.Types == nil {
-			e.Types = map[string]uint8{}
-		}
+		e.Exchange = &x
 	case *ltep.PEX:
 		e.PEX = t // the machine made it for us
 	case *ltep.Metadata:

@@ -35,8 +35,8 @@ const writeStall = 240 * time.Second
 // ErrStalled ends a connection whose peer does not read what is written to it.
 var ErrStalled = errors.New("write: no progress")
 
-// appShare is how many bytes of application messages go out before pieces get their turn, and the other way round (EMP/1 section 7.4).
-const appShare = 64 << 10
+// appShare is how many bytes of application messages go out before pieces get their turn, where both wait (EMP/1 section 7.4).
+const appShare = classic.PieceHeadBytes + bt.BlockBytes
 
 // A Session is what a connection belongs to: one torrent's view of one peer. Its methods are called from the connection's goroutines.
 type Session interface {
@@ -45,10 +45,12 @@ type Session interface {
 	// App is called for each application message, in order, with the connection locked: it must copy payload, must not block and must not
 	// call the connection.
 	App(id uint8, payload []byte)
-	// Types is called with the connection locked when a type exchange has come, before any App behind it: the extended ids the peer accepts, by name. The map
-	// does not change.
-	Types(types map[string]uint8)
-	// AppsDone is called on the read loop after the last App of one read. While it blocks the connection is not read.
+	// Mux is called for each event of mux frames, in order, with the connection locked: it must copy ev.Data, must not block and must not call the connection. It may
+	// answer by m's RefuseMessage, Respond and Credit.
+	Mux(m *peer.Machine, ev *peer.MuxEvent)
+	// Shared is called with the connection locked when what the peer accepts may have changed, before any App or Mux behind that.
+	Shared(s peer.Shared)
+	// AppsDone is called on the read loop after the last App or Mux of one read. While it blocks the connection is not read.
 	AppsDone()
 	// Interrupt is called with the connection locked, any number of times, once the connection is being closed: AppsDone must not block any longer.
 	Interrupt()
@@ -107,8 +109,8 @@ type Conn struct {
 	netErr   error
 	waiters  []*waiter
 	flushers []flusher
-	appIn    int64     // bytes of messages that were ever queued
-	appOut   int64     // of those, how many were written
+	appOut   mark      // how much of the messages was written
+	burst    int       // how much is gathered for one write, see adapt
 	taken    bool      // when the connection ended, the peer's system had acknowledged all that was written
 	timerAt  time.Time // when Timers will call; zero if it will not
 	timerPos int       // in the heap of Timers, guarded by Timers.mu
@@ -129,16 +131,23 @@ type waiter struct {
 	err     error // once ready is closed
 }
 
-// flusher waits until the first at bytes of messages have been written.
+// mark is a point in the messages that go to the peer: bytes of whole frames, and of the fragments of large messages, which go past them.
+type mark struct{ frames, fragments int64 }
+
+// reaches reports whether everything up to at lies before m.
+func (m mark) reaches(at mark) bool { return m.frames >= at.frames && m.fragments >= at.fragments }
+
+// flusher waits until the messages up to at have been written.
 type flusher struct {
-	at   int64
+	at   mark
 	done chan struct{}
 }
 
 // Start runs a connection until it ends. o is shared and must not change; s is the session of an outgoing connection, nil for an incoming one, which gets
 // its session from o.Host.
 func Start(nc net.Conn, o *Options, cfg peer.Config, s Session) *Conn {
-	c := &Conn{nc: nc, o: o, session: s, timerPos: -1}
+	c := &Conn{nc: nc, o: o, session: s, timerPos: -1, burst: blockbuf.LargeBytes}
+	cfg.SendQueueBytes = o.SendQueueBytes
 	c.addr = addrPort(nc.RemoteAddr())
 	c.write, c.read = c.writeLoop, c.readLoop
 	c.reader.init(nc)
@@ -202,9 +211,13 @@ func (c *Conn) SendRequests(blocks []bt.Block) error {
 
 // after does what every change of the machine demands. The lock is held.
 func (c *Conn) after() {
+	c.note()
 	if c.m.Phase() == peer.PhaseClosed {
 		c.shut()
 		return
+	}
+	if c.m.SharedChanged() && c.session != nil && c.m.Opened() {
+		c.session.Shared(c.m.Shared())
 	}
 	c.kick()
 	c.schedule()
@@ -319,7 +332,7 @@ func (c *Conn) fail(err error) {
 		if c.session != nil {
 			c.session.Interrupt()
 		}
-		if c.appOut > 0 { // somebody may want to know
+		if c.appOut != (mark{}) { // somebody may want to know
 			n, known := unacknowledged(c.nc)
 			c.taken = known && n == 0
 		}
@@ -370,14 +383,12 @@ func (c *Conn) TrySendApp(id uint8, payload []byte) (bool, error) {
 }
 
 func (c *Conn) sendApp(id uint8, payload []byte) error {
-	before := c.m.AppQueued()
 	if err := c.m.SendExtended(id, payload); err != nil {
 		if c.m.Phase() == peer.PhaseClosed {
 			return c.closedErr()
 		}
 		return err
 	}
-	c.appIn += int64(c.m.AppQueued() - before)
 	c.kick()
 	return nil
 }
@@ -398,6 +409,7 @@ func (c *Conn) room(n int) bool {
 
 // wake lets waiting sends go on as far as there is room, in order; all of them if the connection has ended. The lock is held.
 func (c *Conn) wake(all bool) {
+	c.note()
 	n := 0
 	for _, w := range c.waiters {
 		if !all && !c.room(len(w.payload)) {
@@ -409,7 +421,7 @@ func (c *Conn) wake(all bool) {
 	}
 	c.waiters = slices.Delete(c.waiters, 0, n)
 	c.flushers = slices.DeleteFunc(c.flushers, func(f flusher) bool {
-		if !all && f.at > c.appOut {
+		if !all && !c.appOut.reaches(f.at) {
 			return false
 		}
 		close(f.done)
@@ -425,8 +437,9 @@ func (c *Conn) wake(all bool) {
 // acknowledged everything by then.
 func (c *Conn) Flush(ctx context.Context) error {
 	c.mu.Lock()
-	at := c.appIn
-	if c.appOut < at && c.netErr == nil {
+	frames, _, fragments := c.m.AppBytes()
+	at := mark{frames, fragments}
+	if !c.appOut.reaches(at) && c.netErr == nil {
 		f := flusher{at, make(chan struct{})}
 		c.flushers = append(c.flushers, f)
 		c.mu.Unlock()
@@ -438,7 +451,7 @@ func (c *Conn) Flush(ctx context.Context) error {
 		c.mu.Lock()
 	}
 	defer c.mu.Unlock()
-	if c.netErr != nil && (!c.taken || c.appOut < at) {
+	if c.netErr != nil && (!c.taken || !c.appOut.reaches(at)) {
 		return c.closedErr()
 	}
 	return nil
@@ -463,12 +476,13 @@ func (c *Conn) writeLoop() {
 			break
 		}
 		c.wake(false)
-		gone := c.appIn - int64(c.m.AppQueued())
+		gone := c.gone()
 		c.writeSince = c.o.Now()
 		c.schedule()
 		c.mu.Unlock()
 		_, err := c.nc.Write(out)
 		c.mu.Lock()
+		c.adapt(len(out), c.o.Now().Sub(c.writeSince))
 		c.writeSince = time.Time{}
 		if err != nil {
 			c.writing = false
@@ -489,20 +503,48 @@ func (c *Conn) writeLoop() {
 	}
 }
 
-// wrote records that the first n bytes of messages have been written. What was on its way when the connection ended does not count: taken was
+// gone returns how much of the messages has been taken out of the machine. The lock is held.
+func (c *Conn) gone() mark {
+	_, frames, fragments := c.m.AppBytes()
+	return mark{frames, fragments}
+}
+
+// wrote records that the messages up to m have been written. What was on its way when the connection ended does not count: taken was
 // found out without it. The lock is held.
-func (c *Conn) wrote(n int64) {
+func (c *Conn) wrote(m mark) {
 	if c.netErr == nil {
-		c.appOut = n
+		c.appOut = m
 	}
 }
 
-// gather collects what to write next behind buf: control first, then messages and pieces in turn, as far as the buffer and the rate reach. The lock is held, and
+// What is gathered for one write has its order: what comes later waits until it is written. On a fast link that is no time, and large writes are cheap; on a slow one a
+// write is kept to about a block of pieces and a fragment of messages, so that neither waits for more than one block of the other (EMP/1 section 7.4).
+const (
+	leastBurst = 2*(classic.PieceHeadBytes+bt.BlockBytes) + 1<<10
+	slowWrite  = 4 * time.Millisecond
+	fastWrite  = time.Millisecond
+)
+
+// adapt learns from how long it took to write n bytes. The lock is held.
+func (c *Conn) adapt(n int, took time.Duration) {
+	switch {
+	case took > slowWrite:
+		c.burst = max(c.burst/2, leastBurst)
+	case took < fastWrite && n > c.burst/2:
+		c.burst = min(c.burst*2, blockbuf.LargeBytes)
+	}
+}
+
+// gather collects what to write next behind buf: control first, then messages and pieces in turn with equal shares, as far as the burst and the rate reach. The lock is held, and
 // released while a block is read.
 func (c *Conn) gather(buf []byte) []byte {
 	now := c.o.Now()
-	out := c.m.AppendOutput(now, buf, appShare)
-	shared, paid := len(out), 0
+	share := c.burst
+	if c.m.HasUploads() {
+		share = appShare
+	}
+	out := c.m.AppendOutput(now, buf, share)
+	ahead, paid := len(out), 0 // ahead is by how many bytes messages are ahead of pieces
 	for {
 		b, isBlock := c.m.NextBlock()
 		ok := !isBlock || c.mayUpload(int(b.Length))
@@ -511,8 +553,8 @@ func (c *Conn) gather(buf []byte) []byte {
 			u, ok = c.m.NextUpload()
 		}
 		if !ok {
-			// No piece may go now, so messages may have all of the buffer.
-			if room := cap(out) - len(out); c.m.AppQueued() > 0 && len(out) > 0 && room >= c.m.NextApp() {
+			// No piece may go now, so messages may have all of the burst.
+			if room := c.burst - len(out); len(out) > 0 && c.m.NextApp() > 0 && room >= c.m.NextApp() {
 				out = c.m.AppendOutput(now, out, room)
 			}
 			break
@@ -527,17 +569,21 @@ func (c *Conn) gather(buf []byte) []byte {
 		} else {
 			n := len(out)
 			out = c.uploadBlock(now, out, u)
+			ahead -= len(out) - n
 			if len(out)-n >= int(u.Block.Length) {
 				paid += int(u.Block.Length)
 			} else if c.up != nil {
 				c.up.credit += int(u.Block.Length) // refused
 			}
 		}
-		if len(out)-shared > appShare {
+		n := len(out)
+		if c.m.NextApp() == 0 {
+			ahead = 0 // who has nothing to send saves nothing up
+		} else if ahead <= 0 && min(c.burst, cap(out))-n >= min(c.m.NextApp(), appShare) {
 			out = c.m.AppendOutput(now, out, appShare)
-			shared = len(out)
+			ahead += len(out) - n
 		}
-		if cap(out)-len(out) < classic.PieceHeadBytes+bt.BlockBytes {
+		if min(c.burst, cap(out))-len(out) < classic.PieceHeadBytes+bt.BlockBytes {
 			break
 		}
 	}
@@ -648,7 +694,13 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
 			c.mu.Unlock()
 			c.session.Open(c)
 			c.mu.Lock()
+		case peer.EventMux:
+			c.session.Mux(&c.m, ev.Mux)
+			apps = true
 		case peer.EventMessage:
+			if c.m.SharedChanged() {
+				c.session.Shared(c.m.Shared())
+			}
 			if x, ok := ev.Msg.(*wire.Extended); ok {
 				c.session.App(x.ID, x.Payload)
 				apps = true
@@ -660,9 +712,7 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
 			if batch == nil {
 				batch = newBatch()
 			}
-			if e := batch.add(&c.m, ev.Msg); e != nil && e.Types != nil {
-				c.session.Types(e.Types)
-			}
+			batch.add(&c.m, ev.Msg)
 			if batch.full() {
 				c.handOver(batch)
 				batch = nil
@@ -700,7 +750,7 @@ func (c *Conn) answer(buf []byte) {
 	out := c.m.AppendOutput(c.o.Now(), buf, cap(buf))
 	c.chargeUp(len(out))
 	c.wake(false)
-	gone := c.appIn - int64(c.m.AppQueued())
+	gone := c.gone()
 	c.mu.Unlock()
 	n, err := c.reader.writeNow(out)
 	c.mu.Lock()

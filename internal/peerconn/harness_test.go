@@ -41,6 +41,7 @@ type side struct {
 	onOpen             func(c *Conn)
 	onApp              func(payload []byte)
 	onDone             func()
+	onMux              func(m *peer.Machine, ev *peer.MuxEvent)
 	onDeliver          func(*Batch)
 	readBlock          func(dst []byte, b bt.Block) error
 	metadata           []byte
@@ -58,6 +59,7 @@ type side struct {
 	uploaded    int
 	interrupted bool
 	types       map[string]uint8
+	shared      peer.Shared
 }
 
 var _ Session = (*side)(nil)
@@ -76,10 +78,16 @@ func (s *side) App(_ uint8, payload []byte) {
 	}
 }
 
-func (s *side) Types(types map[string]uint8) {
+func (s *side) Mux(m *peer.Machine, ev *peer.MuxEvent) {
+	if s.onMux != nil {
+		s.onMux(m, ev)
+	}
+}
+
+func (s *side) Shared(shared peer.Shared) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.types = types
+	s.types, s.shared = shared.Plain, shared
 }
 
 func (s *side) AppsDone() {

@@ -218,7 +218,7 @@ func TestCloseInEveryState(t *testing.T) {
 			n.tor.AddPeers(w.start(seeding).addr)
 		}},
 		"a handler that is slow": {state: StateSeeding, options: []func(*node, *Config){seeding}, prepare: func(w *world, n *node) {
-			ty, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1 << 16, Offered: true, Handler: func(ctx context.Context, _ *messaging.Message) error {
+			ty, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1 << 16, Handler: func(ctx context.Context, _ *messaging.Message) error {
 				<-ctx.Done()
 				return nil
 			}})
@@ -309,7 +309,7 @@ func TestManyEndAtOnce(t *testing.T) {
 		w := newWorld(t, 20*piece, piece, simnet.Link{Buffer: 4 << 10})
 		n := w.start(with(func(cfg *Config) { cfg.MaxPeers = many }))
 		handled := atomic.Int32{}
-		ty, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1000, Offered: true, Handler: func(context.Context, *messaging.Message) error {
+		ty, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1000, Handler: func(context.Context, *messaging.Message) error {
 			handled.Add(1)
 			time.Sleep(time.Second)
 			return nil
@@ -317,7 +317,7 @@ func TestManyEndAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ids, _ := n.hub.Exchange()
+		ids, _, _ := n.hub.Exchange()
 		from := w.addr()
 		var raws []*rawpeer.Peer
 		for i := range many {

@@ -55,7 +55,7 @@ func (t *Torrent) offerMetadata(p *Peer) {
 // offersMetadata reports whether a peer could be asked for the metadata.
 func (p *Peer) offersMetadata() bool {
 	size := p.exchange.MetadataSize
-	return p.meta == nil && size >= 1 && size <= ltep.MaxMetadataBytes && p.types[ltep.NameMetadata] != 0
+	return p.meta == nil && size >= 1 && size <= ltep.MaxMetadataBytes && p.accepts(ltep.NameMetadata)
 }
 
 // askMetadata keeps the window of a fetch full.

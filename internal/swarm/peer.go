@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,8 +46,9 @@ type Peer struct {
 	since     time.Time
 	opened    atomic.Bool
 
-	uploaded atomic.Int64          // bytes of piece data, by the writer
-	shown    atomic.Pointer[shown] // what it may ask for while we super-seed; nil means all. The writer looks at it
+	uploaded atomic.Int64                // bytes of piece data, by the writer
+	shared   atomic.Pointer[peer.Shared] // what messages it accepts; nil before its type exchange
+	shown    atomic.Pointer[shown]       // what it may ask for while we super-seed; nil means all. The writer looks at it
 
 	key                picker.PeerKey
 	has                *bitfield.Set // what it has, while we miss something
@@ -74,10 +76,10 @@ type Peer struct {
 
 	exchanged    bool // its type exchange has come
 	exchange     ltep.Exchange
-	types        map[string]uint8
 	exchangeDue  bool
 	exchangeSent time.Time
-	exchangeGap  int // exchanges sent one after the other, see sendExchange
+	exchangeGap  int            // exchanges sent one after the other, see sendExchange
+	said         *ltep.Exchange // what the last of them said
 	meta         *metadataFetch
 	metaFailed   bool // it was asked for the metadata once, in vain
 	hashes       hashesOf
@@ -144,6 +146,7 @@ func (p *Peer) Open(c *peerconn.Conn) {
 	})
 	p.endHello()
 	p.conn = c
+	p.apps.Opened(c)
 	p.since = p.t.cfg.Now()
 	// Nothing the peer says is looked at before the owner has taken the session in: neither its messages, of which a refused session must have none handled, nor
 	// its requests.
@@ -160,8 +163,14 @@ func (p *Peer) endHello() {
 // App implements [peerconn.Session].
 func (p *Peer) App(id uint8, payload []byte) { p.apps.App(id, payload) }
 
-// Types implements [peerconn.Session].
-func (p *Peer) Types(types map[string]uint8) { p.apps.SetTypes(types) }
+// Mux implements [peerconn.Session].
+func (p *Peer) Mux(m *peer.Machine, ev *peer.MuxEvent) { p.apps.Mux(m, ev) }
+
+// Shared implements [peerconn.Session].
+func (p *Peer) Shared(s peer.Shared) {
+	p.shared.Store(&s)
+	p.apps.SetShared(s)
+}
 
 // Interrupt implements [peerconn.Session].
 func (p *Peer) Interrupt() { p.apps.Interrupt() }
@@ -294,6 +303,7 @@ func (p *Peer) Info() Info {
 	p.t.look(fill)
 	if p.conn != nil {
 		p.conn.Do(func(m *peer.Machine) {
+			i.Dialect = m.Dialect()
 			i.AmChoking, i.AmInterested, i.PeerChoking, i.PeerInterested = m.Choke()
 			i.LastReceived = m.LastReceived()
 			switch set, all := m.Has(); {
@@ -546,12 +556,31 @@ func (t *Torrent) greet(p *Peer) {
 func (t *Torrent) announce() {
 	t.weUse = nil
 	now := t.cfg.Now()
+	e, _ := t.exchange()
 	for p := range t.peers {
-		if p.dialect == wire.DialectLTEP {
-			p.exchangeDue = true
-			t.sendExchange(p, now)
+		if p.dialect != wire.DialectLTEP || p.exchanged && !p.enhanced() && p.said != nil && samePlain(p.said, e) {
+			continue
 		}
+		p.exchangeDue = true
+		t.sendExchange(p, now)
 	}
+}
+
+// accepts reports whether the peer has given out an extended id for a name.
+func (p *Peer) accepts(name string) bool {
+	s := p.shared.Load()
+	return s != nil && s.Plain[name] != 0
+}
+
+// enhanced reports whether the peer has offered mux frames.
+func (p *Peer) enhanced() bool {
+	s := p.shared.Load()
+	return s != nil && s.Offers
+}
+
+// samePlain reports whether two exchanges say the same to a peer that does not know the "emp" key, which is then not sent the second (EMP/1 section 6.1).
+func samePlain(a, b *ltep.Exchange) bool {
+	return a.UploadOnly == b.UploadOnly && a.MetadataSize == b.MetadataSize && slices.Equal(a.M, b.M)
 }
 
 // A session has a limited number of exchanges (EMP/1 section 6.1): the first few go out at once, then one a second, so that types that come and go
@@ -570,26 +599,35 @@ func (t *Torrent) sendExchange(p *Peer, now time.Time) {
 		return
 	}
 	p.exchangeDue, p.exchangeSent = false, now
-	e, use := t.exchange()
+	say, use := t.exchange()
+	p.said = say
+	e := *say
 	e.YourIP = p.addr.Addr()
+	enhanced := false
 	p.conn.Do(func(m *peer.Machine) {
+		before := m.Dialect()
 		if err := m.SendExchange(&e, use); err != nil && !errors.Is(err, peer.ErrNotOpen) {
 			t.cfg.Log.Warn("the peer is not told of a change of message types", "peer", p.addr, "error", err)
 		}
+		enhanced = m.Dialect() != before
 	})
+	if enhanced && p.exchanged {
+		t.notify(Event{Kind: EventPeerTypes, Peer: p}) // mux frames are legal now, and with them types that were not
+	}
 }
 
 // exchange returns what a type exchange says now, but for the peer's own address.
-func (t *Torrent) exchange() (ltep.Exchange, *peer.WeUse) {
+func (t *Torrent) exchange() (*ltep.Exchange, *peer.WeUse) {
 	if t.weUse == nil {
-		e := ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding && t.super == nil}
-		e.M, t.weUse = t.cfg.Types.Exchange()
+		e := &ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding && t.super == nil}
+		e.M, t.weUse, e.EMP = t.cfg.Types.Exchange()
 		e.M, t.weUse = t.offerPEX(e.M, t.weUse)
 		e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: t.weUse.Metadata}, ltep.Entry{Name: ltep.NameDontHave, ID: t.weUse.DontHave},
 			ltep.Entry{Name: ltep.NameUploadOnly, ID: t.weUse.UploadOnly})
 		if t.info != nil {
 			e.MetadataSize = int64(len(t.info.Bytes))
 		}
+		slices.SortFunc(e.M, func(a, b ltep.Entry) int { return strings.Compare(a.Name, b.Name) }) // so that who writes it has nothing to change
 		t.weSay = e
 	}
 	return t.weSay, t.weUse
@@ -685,8 +723,8 @@ func (t *Torrent) peerHave(p *Peer, e *peerconn.Event) {
 }
 
 func (t *Torrent) peerExchange(p *Peer, e *peerconn.Event) {
-	p.exchanged, p.exchange, p.types = true, *e.Exchange, e.Types
-	p.exchange.M = nil // e.Types has it, merged
+	p.exchanged, p.exchange = true, *e.Exchange
+	p.exchange.M = nil // shared has it, merged
 	p.uploadOnly = p.exchange.UploadOnly
 	t.joinPEX(p)
 	if p.exchange.ReqQ > 0 {

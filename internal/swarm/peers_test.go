@@ -192,7 +192,7 @@ func TestSeedsPart(t *testing.T) {
 		return func(n *node, cfg *Config) {
 			n.later = append(n.later, func() {
 				for _, name := range names {
-					if _, err := n.hub.Register(messaging.Spec{Name: name, MaxBytes: 100, Offered: true,
+					if _, err := n.hub.Register(messaging.Spec{Name: name, MaxBytes: 100,
 						Handler: func(context.Context, *messaging.Message) error { return nil }}); err != nil {
 						n.t.Error(err)
 					}
@@ -255,7 +255,7 @@ func TestSeedsPart(t *testing.T) {
 			if n := len(a.tor.Peers()); n != 0 {
 				t.Fatalf("%d peers", n)
 			}
-			spec := messaging.Spec{Name: "x", MaxBytes: 100, Offered: true, Handler: func(context.Context, *messaging.Message) error { return nil }}
+			spec := messaging.Spec{Name: "x", MaxBytes: 100, Handler: func(context.Context, *messaging.Message) error { return nil }}
 			for _, n := range []*node{b, a} {
 				if _, err := n.hub.Register(spec); err != nil {
 					t.Fatal(err)
@@ -476,7 +476,7 @@ func TestExchangesAreComplete(t *testing.T) {
 			return m
 		}
 		read()
-		ty, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1, Offered: true, Handler: func(context.Context, *messaging.Message) error { return nil }})
+		ty, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1, Handler: func(context.Context, *messaging.Message) error { return nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -487,7 +487,7 @@ func TestExchangesAreComplete(t *testing.T) {
 		if err := ty.Withdraw(); err != nil {
 			t.Fatal(err)
 		}
-		if m := read(); m["x"] != 0 || len(m) != 5 {
+		if m := read(); m["x"] != 0 || len(m) != 6 || m[ltep.NameMux] == 0 {
 			t.Errorf("after the withdrawal: %v, want the name with 0", m)
 		}
 	})

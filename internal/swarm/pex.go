@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/parley-bt/parley/internal/dialguard"
@@ -107,7 +108,7 @@ func (t *Torrent) tickPEX(now time.Time) {
 		t.joinPEX(p)
 	}
 	for p := range t.peers {
-		if p.types[ltep.NamePEX] == 0 {
+		if !p.accepts(ltep.NamePEX) {
 			continue
 		}
 		to := pexset.Receiver{Addr: p.addr, Listen: p.listens, Seed: p.seed || p.uploadOnly}
@@ -139,11 +140,11 @@ func (t *Torrent) peerPEX(p *Peer, m *ltep.PEX) {
 
 // hasTypes reports whether there are message types that peers can be told of.
 func (t *Torrent) hasTypes() bool {
-	m, _ := t.cfg.Types.Exchange()
+	m, use, _ := t.cfg.Types.Exchange()
 	for _, e := range m {
-		if e.ID != 0 {
+		if e.ID != 0 && e.Name != ltep.NameMux {
 			return true
 		}
 	}
-	return false
+	return use.Mux != nil && slices.ContainsFunc(use.Mux.Types, func(o peer.OurType) bool { return o.Offered })
 }

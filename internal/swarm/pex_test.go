@@ -588,7 +588,7 @@ func TestWhatMakesNoRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 10*piece, piece, slow)
 		n := w.start()
-		if _, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1, Offered: true, Handler: func(context.Context, *messaging.Message) error { return nil }}); err != nil {
+		if _, err := n.hub.Register(messaging.Spec{Name: "x", MaxBytes: 1, Handler: func(context.Context, *messaging.Message) error { return nil }}); err != nil {
 			t.Fatal(err)
 		}
 		p := w.raw(n)
@@ -607,7 +607,7 @@ func TestWhatMakesNoRoom(t *testing.T) {
 					"receiving":    {func() { q.pipe.Sent(now, 64); q.pipe.Arrived(now, 1<<20) }, func() { q.pipe = pipeline.Pipeline{} }},
 					"unchoked":     {func() { q.unchoked, q.peerInterested = true, true }, func() { q.unchoked, q.peerInterested = false, false }},
 					"asked":        {func() { q.pipe.Sent(now, 1) }, func() { q.pipe = pipeline.Pipeline{} }},
-					"messages":     {func() { q.types = map[string]uint8{"x": 1} }, func() { q.types = nil }},
+					"messages":     {func() { q.shared.Store(&peer.Shared{Plain: map[string]uint8{"x": 1}}) }, func() { q.shared.Store(nil) }},
 					"metadata":     {func() { q.meta = &metadataFetch{active: true} }, func() { q.meta = nil }},
 					"being judged": {func() { q.rival = q }, func() { q.rival = nil }},
 				} {

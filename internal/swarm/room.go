@@ -63,7 +63,7 @@ func (t *Torrent) spare(p *Peer, now time.Time) bool {
 		p.pipe.Outstanding() > 0 && !p.snubbed,
 		p.meta != nil && p.meta.active,
 		p.rival != nil,
-		t.cfg.Types.Usable(p.types):
+		t.cfg.Types.Usable(p.shared.Load()):
 		return false
 	}
 	return true

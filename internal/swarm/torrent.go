@@ -56,16 +56,18 @@ type Apps interface {
 	App(id uint8, payload []byte)
 	AppsDone()
 	Interrupt()
-	SetTypes(types map[string]uint8)
+	Mux(m *peer.Machine, ev *peer.MuxEvent)
+	SetShared(s peer.Shared)
+	Opened(c *peerconn.Conn)
 	End(drained func())
 }
 
 // Types is what the swarm must know of the torrent's message types; package messaging has it.
 type Types interface {
-	// Exchange returns the entries of "m" and the table they announce.
-	Exchange() ([]ltep.Entry, *peer.WeUse)
-	// Usable reports whether a session with a peer that accepts names can carry messages.
-	Usable(names map[string]uint8) bool
+	// Exchange returns the entries of "m", the table they announce, and the "emp" key with it, nil if there is none (EMP/1 section 6.2).
+	Exchange() ([]ltep.Entry, *peer.WeUse, []byte)
+	// Usable reports whether a session with a peer that accepts s can carry messages.
+	Usable(s *peer.Shared) bool
 }
 
 // Config is what a torrent must know. Every field is set unless it says otherwise.
@@ -240,10 +242,10 @@ type Torrent struct {
 	bans       bans
 	blame      blame
 	meta       metadataState
-	trees      *trees      // of a torrent with a v2 description, once they are made
-	toAsk      []layerAsk  // what of them is to be asked for and nobody is asked, the first last
-	weUse      *peer.WeUse // with weSay: what exchange returned last; nil when that no longer holds
-	weSay      ltep.Exchange
+	trees      *trees         // of a torrent with a v2 description, once they are made
+	toAsk      []layerAsk     // what of them is to be asked for and nobody is asked, the first last
+	weUse      *peer.WeUse    // with weSay: what exchange returned last; nil when that no longer holds
+	weSay      *ltep.Exchange // what was sent is never changed
 
 	open      map[bt.PieceIndex]*assembly
 	jobs      []*assembly // complete, waiting for a worker
@@ -745,7 +747,7 @@ func (t *Torrent) closeRedundant(p *Peer, now time.Time) {
 	if !p.exchanged && now.Sub(p.since) < redundantPatience {
 		return
 	}
-	if !t.cfg.Types.Usable(p.types) {
+	if !t.cfg.Types.Usable(p.shared.Load()) {
 		p.conn.Close(errRedundant)
 	}
 }

@@ -1,0 +1,382 @@
+package messaging
+
+import (
+	"sync"
+	"time"
+
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
+)
+
+// inbound is a message or request of which more is to come, or a large one that waits.
+type inbound struct {
+	id, total uint32
+	t         *Type
+	p         *Peer
+	version   uint8
+	replyMax  uint32
+	isRequest bool
+	buf       *[]byte // what has come, if it does not go to stream
+	charged   int64   // what it holds of the budget
+	stream    *Stream // of a type with a stream handler
+}
+
+// creditDelay is the longest that window which handlers have given back is kept from the peer, while more is likely to follow at once: a frame for every small
+// message would cost as much as the message.
+const creditDelay = time.Millisecond
+
+func cost(total uint32) int64 { return int64(total) + wire.MessageCost }
+
+// Mux takes an event of mux frames; see peerconn.Session.
+func (p *Peer) Mux(m *peer.Machine, ev *peer.MuxEvent) {
+	switch ev.Kind {
+	case peer.MuxData:
+		p.data(m, ev)
+	case peer.MuxDropped:
+		p.mu.Lock()
+		if in := p.partials[ev.ID]; in != nil {
+			p.forget(in, ErrAbandoned)
+		}
+		p.mu.Unlock()
+	case peer.MuxCancelled:
+		p.cancelled(m, ev.ID)
+	case peer.MuxReply:
+		ev.Call.Owner.(*Call).reply(ev)
+	case peer.MuxCallEnded:
+		ev.Call.Owner.(*Call).ended(ev)
+	case peer.MuxRefused:
+		p.refused.Add(1)
+	}
+}
+
+// refuse answers STOP. An error has closed the session, which the caller of Mux sees.
+func (p *Peer) refuse(m *peer.Machine, ev *peer.MuxEvent, t *Type, code emp.Code) {
+	if t != nil {
+		t.RefusedIn.Add(1)
+	}
+	m.RefuseMessage(ev.ID, ev.Total, code)
+}
+
+// answer answers a request that no handler sees.
+func (p *Peer) answer(m *peer.Machine, ev *peer.MuxEvent, s emp.Status) {
+	var o peer.Outgoing
+	m.Respond(&o, ev.ID, s, nil) // without payload it is dealt with at once; and gives back the cost of one that is not whole
+	if ev.Last {
+		m.Credit(cost(ev.Total))
+	}
+}
+
+// data takes a fragment.
+func (p *Peer) data(m *peer.Machine, ev *peer.MuxEvent) {
+	if !ev.First {
+		p.more(m, ev)
+		return
+	}
+	t := p.hub.typeOf(ev.Type)
+	switch {
+	case t == nil && ev.Request: // withdrawn, which the machine has not announced yet (EMP/1 section 7.5)
+		p.answer(m, ev, emp.StatusNoHandler)
+		return
+	case t == nil:
+		p.refuse(m, ev, nil, emp.CodeWithdrawn)
+		return
+	case ev.Request && t.spec.Requests == nil:
+		p.answer(m, ev, emp.StatusNoHandler)
+		return
+	case !ev.Request && t.spec.OnlyRequests:
+		p.refuse(m, ev, t, emp.CodeRefused)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ev.Last && !ev.Request { // the usual case
+		if !p.hold(cost(ev.Total)) {
+			p.refuse(m, ev, t, emp.CodeBusy)
+			return
+		}
+		p.In.Add(1)
+		p.queueOf(t).put(viaMux, ev.Version, ev.Data)
+		return
+	}
+	if !p.hold(wire.MessageCost) {
+		p.refuse(m, ev, t, emp.CodeBusy)
+		return
+	}
+	in := &inbound{id: ev.ID, total: ev.Total, t: t, p: p, version: ev.Version, replyMax: ev.ReplyMax, isRequest: ev.Request, charged: wire.MessageCost}
+	if t.spec.Streams && !ev.Request {
+		in.stream = newStream(in)
+	}
+	if !p.add(in, ev.Data) {
+		p.freeAll(in)
+		p.refuse(m, ev, t, emp.CodeBusy)
+		return
+	}
+	if in.stream != nil { // its handler begins at once
+		q := p.queueOf(t)
+		q.put(viaMux|viaLarge, ev.Version, nil)
+		q.large = append(q.large, in)
+	}
+	if ev.Last {
+		p.complete(in)
+		return
+	}
+	if p.partials == nil {
+		p.partials = make(map[uint32]*inbound)
+	}
+	p.partials[ev.ID] = in
+	t.addPartial(in)
+}
+
+// more takes a later fragment.
+func (p *Peer) more(m *peer.Machine, ev *peer.MuxEvent) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	in := p.partials[ev.ID]
+	if in == nil {
+		return // it was refused a moment ago
+	}
+	if !p.add(in, ev.Data) {
+		p.forget(in, ErrBusy)
+		p.refuse(m, ev, in.t, emp.CodeBusy)
+		return
+	}
+	if ev.Last {
+		delete(p.partials, in.id)
+		in.t.removePartial(in)
+		p.complete(in)
+	}
+}
+
+// complete hands on what has come whole. The lock is held.
+func (p *Peer) complete(in *inbound) {
+	p.In.Add(1)
+	switch {
+	case in.isRequest:
+		p.request(in)
+	case in.stream != nil:
+		in.stream.finish(nil)
+	default:
+		q := p.queueOf(in.t)
+		q.put(viaMux|viaLarge, in.version, nil)
+		q.large = append(q.large, in)
+	}
+}
+
+// Sizes of the buffers that large messages are put together in: each four times the one before, so that memory is taken as bytes arrive and what is
+// moved is a third of the message.
+const (
+	firstBuffer = 16 << 10
+	growth      = 4
+	bufferSizes = 6 // up to 16 MiB
+)
+
+var assembly [bufferSizes]sync.Pool
+
+func getBuffer(class int) *[]byte {
+	if b, ok := assembly[class].Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 0, firstBuffer<<(2*class))
+	return &b
+}
+
+func putBuffer(b *[]byte) {
+	for class := range bufferSizes {
+		if cap(*b) == firstBuffer<<(2*class) {
+			*b = (*b)[:0]
+			assembly[class].Put(b)
+			return
+		}
+	}
+}
+
+// add adds data to what has come of a message; false if the budget does not allow it. The lock is held.
+func (p *Peer) add(in *inbound, data []byte) bool {
+	if in.stream != nil {
+		if !p.hold(int64(len(data))) {
+			return false
+		}
+		in.stream.add(data)
+		return true
+	}
+	have := 0
+	if in.buf != nil {
+		have = len(*in.buf)
+	}
+	if in.buf == nil || have+len(data) > cap(*in.buf) {
+		class := 0
+		for firstBuffer<<(2*class) < have+len(data) {
+			class++
+		}
+		size := int64(firstBuffer) << (2 * class)
+		if have > 0 && class < bufferSizes-1 && size < int64(in.total) && size < growth*int64(have) {
+			class, size = class+1, size*growth
+		}
+		if !p.hold(size) {
+			return false
+		}
+		b := getBuffer(class)
+		*b = append(*b, deref(in.buf)...)
+		p.freeBuffer(in)
+		in.buf = b
+		in.charged += size
+	}
+	*in.buf = append(*in.buf, data...)
+	return true
+}
+
+func deref(b *[]byte) []byte {
+	if b == nil {
+		return nil
+	}
+	return *b
+}
+
+// freeBuffer gives the buffer of a message back. The lock is held.
+func (p *Peer) freeBuffer(in *inbound) {
+	if in.buf == nil {
+		return
+	}
+	n := int64(cap(*in.buf))
+	putBuffer(in.buf)
+	in.buf = nil
+	in.charged -= n
+	p.drop(n)
+}
+
+// freeAll gives back all memory of a message. The lock is held.
+func (p *Peer) freeAll(in *inbound) {
+	p.freeBuffer(in)
+	p.drop(in.charged)
+	in.charged = 0
+}
+
+// forget drops a message that will not be completed. The lock is held.
+func (p *Peer) forget(in *inbound, why error) {
+	delete(p.partials, in.id)
+	in.t.removePartial(in)
+	if in.stream != nil {
+		in.stream.finish(why) // its handler gives back the rest
+		return
+	}
+	p.freeAll(in)
+}
+
+// dropAll drops what can no longer be completed or answered, because the session has ended. The lock is held.
+func (p *Peer) dropAll() {
+	for _, in := range p.partials {
+		p.forget(in, ErrSessionEnded)
+	}
+	for _, q := range p.queues {
+		for _, r := range q.requests {
+			p.freeAll(r.in)
+			delete(p.requests, r.in.id)
+		}
+		q.requests = nil
+	}
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}
+
+// The partials of a type, which go when it is withdrawn.
+
+func (t *Type) addPartial(in *inbound) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.partials == nil {
+		t.partials = make(map[*inbound]struct{})
+	}
+	t.partials[in] = struct{}{}
+}
+
+func (t *Type) removePartial(in *inbound) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.partials, in)
+}
+
+// dropPartials refuses what is on its way of a type that was withdrawn (EMP/1 section 7.5).
+func (t *Type) dropPartials() {
+	t.mu.Lock()
+	all := make([]*inbound, 0, len(t.partials))
+	for in := range t.partials {
+		all = append(all, in)
+	}
+	t.mu.Unlock()
+	for _, in := range all {
+		p := in.p
+		p.mu.Lock()
+		here := p.partials[in.id] == in
+		if here {
+			p.forget(in, ErrClosed)
+		}
+		p.mu.Unlock()
+		switch {
+		case !here:
+		case in.isRequest:
+			p.conn.Respond(in.id, emp.StatusNoHandler, nil, 0)
+		default:
+			p.conn.Refuse(in.id, in.total, emp.CodeWithdrawn)
+		}
+	}
+}
+
+// handleLarge gives one message with a buffer of its own, or a stream, to the application.
+func (p *Peer) handleLarge(ctx *handlerContext, q *queue, m *Message, in *inbound) *handlerContext {
+	if in.stream == nil {
+		m.Payload = *in.buf
+		ctx = p.handle(ctx, q, m)
+		m.Payload = nil
+		p.mu.Lock()
+		p.freeAll(in)
+		p.mu.Unlock()
+		p.owe(cost(in.total))
+		return ctx
+	}
+	m.Stream = in.stream
+	ctx = p.handle(ctx, q, m)
+	m.Stream = nil
+	p.closeStream(in)
+	return ctx
+}
+
+// took gives back the memory of a small message of n bytes, and its cost to the peer.
+func (p *Peer) took(n int) {
+	p.mu.Lock()
+	p.drop(cost(uint32(n)))
+	p.mu.Unlock()
+	p.owe(cost(uint32(n)))
+}
+
+// owe gives n bytes of window back to the peer: at once if it is much, else with more of it, but soon.
+func (p *Peer) owe(n int64) {
+	switch owed := p.owed.Add(n); {
+	case owed >= p.hub.creditSoon.Load():
+		p.flushCredit()
+	case owed == n:
+		p.armCredit()
+	}
+}
+
+// armCredit sees to it that what is owed is told soon.
+func (p *Peer) armCredit() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
+	if p.timer == nil {
+		p.timer = time.AfterFunc(creditDelay, p.flushCredit)
+	} else {
+		p.timer.Reset(creditDelay)
+	}
+}
+
+// flushCredit tells the connection what is owed.
+func (p *Peer) flushCredit() {
+	if n := p.owed.Swap(0); n > 0 {
+		p.conn.Credit(n)
+	}
+}

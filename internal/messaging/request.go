@@ -1,0 +1,254 @@
+package messaging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
+)
+
+// request is one of the peer's that has come whole.
+type request struct {
+	in      *inbound
+	started bool
+	ctx     *handlerContext // once started
+}
+
+// request queues a request. The lock is held.
+func (p *Peer) request(in *inbound) {
+	r := &request{in: in}
+	if p.requests == nil {
+		p.requests = make(map[uint32]*request)
+	}
+	p.requests[in.id] = r
+	q := p.queueOf(in.t)
+	q.requests = append(q.requests, r)
+}
+
+// cancelled stops the handler of a request that the peer no longer waits for; one that no handler has seen is confirmed at once (EMP/1 section 7.5).
+func (p *Peer) cancelled(m *peer.Machine, id uint32) {
+	p.mu.Lock()
+	r := p.requests[id]
+	if r == nil {
+		p.mu.Unlock()
+		return // its answer is about to be given, which confirms it
+	}
+	if r.started {
+		p.mu.Unlock()
+		r.ctx.end(context.Canceled)
+		return
+	}
+	delete(p.requests, id)
+	q := p.queueOf(r.in.t)
+	q.requests = slices.DeleteFunc(q.requests, func(o *request) bool { return o == r })
+	p.freeAll(r.in)
+	p.mu.Unlock()
+	var o peer.Outgoing
+	m.Respond(&o, id, emp.StatusAnswered, nil) // cancelled, so that it is confirmed at once; an error has closed the session
+	m.Credit(cost(r.in.total))
+}
+
+// mayHandle reports whether another request may be handed to a handler: not while too much of the answers is unsent (EMP/1 section 7.3).
+func (p *Peer) mayHandle() bool { return p.unsent.Load() <= wire.MaxUnsentResponses }
+
+// workRequests answers requests of a queue until there are none, or too much is unsent.
+func (p *Peer) workRequests(q *queue) {
+	defer p.hub.group.Done()
+	m := &Message{Peer: p, Type: q.t}
+	for {
+		p.mu.Lock()
+		if len(q.requests) == 0 || !p.mayHandle() {
+			q.handling--
+			f := p.takeDrained()
+			p.mu.Unlock()
+			if f != nil {
+				f()
+			}
+			return
+		}
+		r := q.requests[0]
+		q.requests[0] = nil
+		q.requests = q.requests[1:]
+		r.started, r.ctx = true, newHandlerContext(p)
+		p.mu.Unlock()
+		p.serve(q, m, r)
+	}
+}
+
+// serve has one request answered.
+func (p *Peer) serve(q *queue, m *Message, r *request) {
+	in, t := r.in, q.t
+	m.Version, m.Payload = in.version, deref(in.buf)
+	var answer []byte
+	status := emp.StatusNoHandler
+	if !q.gone() {
+		out, err := t.spec.Requests(r.ctx, m, int(in.replyMax))
+		status, answer = outcome(r.ctx, out, err)
+		for _, c := range [...]*Counters{&t.Counters, q.counters} {
+			c.RequestsIn.Add(1)
+			c.BytesIn.Add(int64(in.total))
+			if err != nil {
+				c.Errors.Add(1)
+			}
+		}
+		if err != nil {
+			p.hub.o.Logger.Warn("request handler failed", "type", t.name, "error", err)
+		}
+	}
+	r.ctx.finish()
+	m.Payload = nil
+	p.mu.Lock()
+	delete(p.requests, in.id)
+	p.freeAll(in)
+	p.mu.Unlock()
+	p.unsent.Add(int64(len(answer)))
+	p.conn.Respond(in.id, status, answer, cost(in.total))
+	if p.unsent.Add(-int64(len(answer))); len(answer) > 0 {
+		p.mu.Lock()
+		p.start() // others may have waited for that
+		p.mu.Unlock()
+	}
+}
+
+// ErrRefuse, returned by a request handler, says that it refuses to answer (status 2 of EMP/1 section 7.5).
+var ErrRefuse = errors.New("request refused")
+
+// outcome says what a handler's result is to the peer: EMP/1 section 7.5.
+func outcome(ctx context.Context, out []byte, err error) (emp.Status, []byte) {
+	switch {
+	case err == nil:
+		return emp.StatusAnswered, out
+	case errors.Is(err, ErrRefuse):
+		return emp.StatusRefused, nil
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
+		return emp.StatusTimedOut, nil
+	}
+	return emp.StatusFailed, []byte(err.Error())
+}
+
+// Call is a request of ours that waits for its answer.
+type Call struct {
+	out      peer.Outgoing
+	p        *Peer
+	done     chan struct{} // capacity 1
+	finished bool          // guarded by the connection's lock, until done
+	err      error
+	buf      []byte
+}
+
+var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
+
+// A CallError says why a request was not answered: the status that the peer gave, or the code of its STOP or RESET.
+type CallError struct {
+	Status emp.Status
+	Text   string   // of a handler that failed, from the peer
+	Code   emp.Code // if Reset or Refused
+	// Refused: the request was stopped. Reset: the answer was abandoned.
+	Refused, Reset bool
+}
+
+// Error implements error.
+func (e *CallError) Error() string {
+	switch {
+	case e.Refused:
+		return fmt.Sprintf("the peer refuses the request: %v", e.Code)
+	case e.Reset:
+		return fmt.Sprintf("the peer has given up answering: %v", e.Code)
+	case e.Text != "":
+		return fmt.Sprintf("the peer answers: %v: %s", e.Status, e.Text)
+	}
+	return fmt.Sprintf("the peer answers: %v", e.Status)
+}
+
+// finish ends a call. The connection is locked.
+func (c *Call) finish(err error) {
+	if c.finished {
+		return
+	}
+	c.finished, c.err = true, err
+	c.done <- struct{}{}
+}
+
+// OutChanged implements peerconn.Owner: the request has failed before it could be answered.
+func (c *Call) OutChanged(o *peer.Outgoing) {
+	if o.Done() && o.Err() != nil {
+		c.finish(errOutgoing)
+	}
+}
+
+// errOutgoing: the connection knows why.
+var errOutgoing = errors.New("not sent")
+
+// reply takes a fragment of the answer. The connection is locked.
+func (c *Call) reply(ev *peer.MuxEvent) {
+	if c.finished {
+		return
+	}
+	if ev.First {
+		c.buf = append(make([]byte, 0, min(ev.Total, 4*wire.MaxFragment)), ev.Data...) // beyond that memory is taken as bytes arrive
+	} else {
+		c.buf = append(c.buf, ev.Data...)
+	}
+	if !ev.Last {
+		return
+	}
+	if ev.Status == emp.StatusAnswered {
+		c.finish(nil)
+		return
+	}
+	e := &CallError{Status: ev.Status}
+	if ev.Status == emp.StatusFailed {
+		e.Text = string(c.buf)
+	}
+	c.finish(e)
+}
+
+// ended takes the end of a call without an answer. The connection is locked.
+func (c *Call) ended(ev *peer.MuxEvent) {
+	c.finish(&CallError{Status: ev.Status, Code: ev.Code, Refused: ev.Refused, Reset: !ev.Refused && ev.Status == emp.StatusAnswered})
+}
+
+// Request sends a request and waits for its answer, which is the caller's. The errors are ctx's, those of peerconn.Conn.Submit, a [*CallError], and net.ErrClosed wrapped.
+func (p *Peer) Request(ctx context.Context, t Target, version uint8, priority int8, payload []byte, replyMax int) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	c := calls.Get().(*Call)
+	c.p, c.finished, c.err, c.buf = p, false, nil, nil
+	c.out = peer.Outgoing{Type: t.Mux.Type, Version: version, Priority: priority, Total: uint32(len(payload)), Request: true,
+		ReplyMax: uint32(min(replyMax, wire.MaxMessage)), Owner: c}
+	if err := p.conn.Submit(&c.out, payload); err != nil {
+		calls.Put(c)
+		return nil, err
+	}
+	t.Counters.RequestsOut.Add(1)
+	t.Counters.BytesOut.Add(int64(len(payload)))
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		p.conn.Abandon(&c.out, emp.CodeCancelled)
+		select {
+		case <-c.done: // it ended at the same moment
+		default:
+			return nil, context.Cause(ctx) // the machine keeps the call until the peer confirms
+		}
+	}
+	buf, err := c.buf, c.err
+	if err == errOutgoing {
+		err = p.conn.OutErr(&c.out)
+	}
+	c.buf, c.err, c.p = nil, nil, nil
+	if err != nil {
+		return nil, err
+	}
+	if buf == nil {
+		buf = []byte{}
+	}
+	calls.Put(c)
+	return buf, nil
+}

@@ -1,0 +1,184 @@
+package messaging
+
+import (
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
+)
+
+// Why a message ends before its last byte.
+var (
+	ErrAbandoned    = errors.New("the sender has abandoned the message")
+	ErrBusy         = errors.New("no memory left for messages")
+	ErrSessionEnded = errors.New("the session has ended")
+)
+
+// Stream is the payload of a message as it comes. It is read by one goroutine, the handler's. What has come and is not read yet lies in blocks.
+type Stream struct {
+	in    *inbound // nil for one that came whole
+	total int64
+
+	mu     sync.Mutex
+	blocks []*blockbuf.Buf
+	head   int    // bytes of the first block that have been read
+	rest   []byte // of one that came whole
+	got    int64
+	read   int64
+	err    error         // why no more comes; io.EOF once it is whole
+	more   chan struct{} // capacity 1
+	closed bool
+}
+
+func newStream(in *inbound) *Stream {
+	return &Stream{in: in, total: int64(in.total), more: make(chan struct{}, 1)}
+}
+
+// whole returns the stream of a message that has come whole.
+func whole(payload []byte) *Stream {
+	return &Stream{total: int64(len(payload)), rest: payload, got: int64(len(payload)), err: io.EOF}
+}
+
+// Len returns the length of the message, bytes.
+func (s *Stream) Len() int64 { return s.total }
+
+// add adds what has come. It copies data.
+func (s *Stream) add(data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.got += int64(len(data))
+	for len(data) > 0 {
+		var b *blockbuf.Buf
+		if n := len(s.blocks); n > 0 && s.blocks[n-1].Len() < wire.MaxFragment {
+			b = s.blocks[n-1]
+		} else {
+			b = blockbuf.Get()
+			b.SetLen(0)
+			s.blocks = append(s.blocks, b)
+		}
+		have := b.Len()
+		n := min(len(data), wire.MaxFragment-have)
+		b.SetLen(have + n)
+		copy(b.Bytes()[have:], data[:n])
+		data = data[n:]
+	}
+	s.wake()
+}
+
+// finish says that no more comes: err is why, nil if it is whole.
+func (s *Stream) finish(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		if s.err = err; err == nil {
+			s.err = io.EOF
+		}
+		s.wake()
+	}
+}
+
+func (s *Stream) wake() {
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+}
+
+// Read implements [io.Reader]. Its errors are io.EOF after the last byte, [ErrAbandoned], [ErrBusy], [ErrSessionEnded], and [ErrClosed] if the type was withdrawn.
+func (s *Stream) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		s.mu.Lock()
+		if n := copy(p, s.rest); n > 0 {
+			s.rest = s.rest[n:]
+			s.read += int64(n)
+			s.mu.Unlock()
+			return n, nil
+		}
+		n := 0
+		for n < len(p) && len(s.blocks) > 0 {
+			b := s.blocks[0]
+			k := copy(p[n:], b.Bytes()[s.head:])
+			n += k
+			if s.head += k; s.head == b.Len() {
+				if len(s.blocks) == 1 && s.err == nil && b.Len() < wire.MaxFragment {
+					break // the next fragment goes into it
+				}
+				b.Release()
+				s.blocks[0] = nil
+				s.blocks, s.head = s.blocks[1:], 0
+			}
+		}
+		s.read += int64(n)
+		err, closed := s.err, s.closed
+		s.mu.Unlock()
+		switch {
+		case n > 0:
+			if p := s.in.p; !closed {
+				p.mu.Lock()
+				p.drop(int64(n))
+				p.mu.Unlock()
+			}
+			return n, nil
+		case closed:
+			return 0, io.ErrClosedPipe
+		case err != nil:
+			return 0, err
+		}
+		<-s.more // the end of the session comes here too
+	}
+}
+
+// close takes back what was not read, and reports how much of the budget that was, and whether the message has come whole or will not.
+func (s *Stream) close() (unread int64, over bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, b := range s.blocks {
+		b.Release()
+	}
+	s.blocks = nil
+	return s.got - s.read, s.err != nil
+}
+
+// closeStream ends a streamed message whose handler has returned: what is still to come is refused, and its cost given back to the peer.
+func (p *Peer) closeStream(in *inbound) {
+	p.mu.Lock()
+	unread, over := in.stream.close()
+	p.drop(unread + in.charged)
+	in.charged = 0
+	partial := p.partials[in.id] == in
+	if partial {
+		delete(p.partials, in.id)
+		in.t.removePartial(in)
+	}
+	p.mu.Unlock()
+	switch {
+	case partial && !over:
+		p.conn.Refuse(in.id, in.total, emp.CodeRefused)
+	case in.stream.complete():
+		p.owe(cost(in.total))
+	}
+}
+
+// taken returns how many bytes have been read.
+func (s *Stream) taken() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int(s.read)
+}
+
+// complete reports whether all of the message has come.
+func (s *Stream) complete() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err == io.EOF
+}

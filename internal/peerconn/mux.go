@@ -1,0 +1,326 @@
+package peerconn
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire/emp"
+)
+
+// This file sends messages in mux frames (EMP/1 section 7). What may go when is the machine's decision; here callers wait for it.
+
+// An Owner has submitted an outgoing message. OutChanged is called with the connection locked when the message is done, has failed, or wants more data; it must not block
+// and must not call the connection.
+type Owner interface{ OutChanged(o *peer.Outgoing) }
+
+// note tells the owners of outgoing messages what has changed. The lock is held.
+func (c *Conn) note() {
+	for _, o := range c.m.MuxChanged() {
+		o.Owner.(Owner).OutChanged(o)
+	}
+}
+
+// relock locks the connection for one whose message may have changed. Nothing of the message is then left to be told, so that it may be given back.
+func (c *Conn) relock() {
+	c.mu.Lock()
+	c.note()
+}
+
+// sending is a message whose sender waits. It is its own owner.
+type sending struct {
+	out   peer.Outgoing
+	ready chan struct{} // capacity 1
+}
+
+var sendings = sync.Pool{New: func() any { return &sending{ready: make(chan struct{}, 1)} }}
+
+func newSending() *sending { return sendings.Get().(*sending) }
+
+// release gives s back. The machine must have forgotten it.
+func (s *sending) release() {
+	select {
+	case <-s.ready:
+	default:
+	}
+	s.out = peer.Outgoing{}
+	sendings.Put(s)
+}
+
+// OutChanged implements [Owner].
+func (s *sending) OutChanged(*peer.Outgoing) {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
+// muxErr puts an error of the machine into the words of the connection. The lock is held.
+func (c *Conn) muxErr(err error) error {
+	if errors.Is(err, peer.ErrNotOpen) || err != nil && c.m.Phase() == peer.PhaseClosed {
+		return c.closedErr()
+	}
+	return err
+}
+
+// push writes what there is at once, from the calling goroutine, if nobody else writes and the socket takes it: whoever waits for an answer should not wait for
+// another goroutine first. The lock is held, and released while writing.
+func (c *Conn) push() {
+	if !c.writing && !c.corked && c.netErr == nil && c.reader.parks() && c.m.HasOutput() && !c.m.HasUploads() {
+		buf := blockbuf.GetLarge()
+		c.answer(buf.Bytes()[:0])
+		buf.Release()
+	}
+	c.after()
+}
+
+// SendMux sends one message in mux frames. It waits for the peer's window, for its turn, and, if the message is larger than a fragment, until its last byte is on the
+// way; then payload is not used any more. The errors are ctx's, those of [peer.Machine.SendMessage], a [*RefusedError], and [net.ErrClosed] wrapped.
+func (c *Conn) SendMux(ctx context.Context, t *peer.MuxType, version uint8, priority int8, payload []byte) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	c.mu.Lock()
+	if sent, err := c.m.SendMessage(t, version, priority, payload); sent || err != nil {
+		c.kick()
+		err = c.muxErr(err)
+		c.mu.Unlock()
+		return err
+	}
+	s := newSending()
+	s.out = peer.Outgoing{Type: t, Version: version, Priority: priority, Total: uint32(len(payload)), Owner: s}
+	if err := c.m.Submit(&s.out, payload); err != nil {
+		err = c.muxErr(err)
+		c.mu.Unlock()
+		s.release()
+		return err
+	}
+	c.after()
+	return c.await(ctx, s)
+}
+
+// TrySendMux is SendMux that does not wait: it reports false if the message cannot go now.
+func (c *Conn) TrySendMux(t *peer.MuxType, version uint8, priority int8, payload []byte) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sent, err := c.m.SendMessage(t, version, priority, payload)
+	if sent {
+		c.kick()
+	}
+	return sent, c.muxErr(err)
+}
+
+// await waits until a message is done, and releases s. The lock is held, and released.
+func (c *Conn) await(ctx context.Context, s *sending) error {
+	for !s.out.Done() {
+		c.mu.Unlock()
+		select {
+		case <-s.ready:
+			c.relock()
+		case <-ctx.Done():
+			if c.relock(); s.out.Done() {
+				break
+			}
+			c.m.Abandon(&s.out, emp.CodeCancelled) // an error has closed the session, which after sees
+			c.after()
+			c.mu.Unlock()
+			s.release()
+			return context.Cause(ctx)
+		}
+	}
+	err := c.outErr(&s.out)
+	c.mu.Unlock()
+	s.release()
+	return err
+}
+
+// A RefusedError says that the peer has refused a message, and why.
+type RefusedError struct{ Code emp.Code }
+
+// Error implements error.
+func (e *RefusedError) Error() string { return "refused by the peer: " + e.Code.String() }
+
+// Unwrap returns [peer.ErrRefused].
+func (e *RefusedError) Unwrap() error { return peer.ErrRefused }
+
+// outErr returns why a message failed. The lock is held.
+func (c *Conn) outErr(o *peer.Outgoing) error {
+	if errors.Is(o.Err(), peer.ErrRefused) {
+		return &RefusedError{o.Code}
+	}
+	return c.muxErr(o.Err())
+}
+
+// OutErr returns why an outgoing message that is done failed.
+func (c *Conn) OutErr(o *peer.Outgoing) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.outErr(o)
+}
+
+// Submit hands a request to the machine, whose answer comes by Session.Mux; o.Owner must be an [Owner]. payload is not used any more once an answer has come or Abandon
+// was called.
+func (c *Conn) Submit(o *peer.Outgoing, payload []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.m.Submit(o, payload); err != nil {
+		return c.muxErr(err)
+	}
+	c.push()
+	return nil
+}
+
+// Abandon gives an outgoing message or request up; see [peer.Machine.Abandon].
+func (c *Conn) Abandon(o *peer.Outgoing, code emp.Code) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.Abandon(o, code) // an error has closed the session, which after sees
+	c.after()
+}
+
+// Respond answers a request of the peer, see [peer.Machine.Respond], gives credit bytes of window back, and waits until the answer is on its way or the session has ended.
+func (c *Conn) Respond(id uint32, status emp.Status, payload []byte, credit int64) {
+	c.mu.Lock()
+	c.m.Credit(credit)
+	s := newSending()
+	s.out.Owner = s
+	done, _ := c.m.Respond(&s.out, id, status, payload) // an error has closed the session, which after sees
+	c.push()
+	for !done && !s.out.Done() {
+		c.mu.Unlock()
+		<-s.ready // the end of the session comes here too
+		c.relock()
+	}
+	c.mu.Unlock()
+	s.release()
+}
+
+// Credit gives the peer n bytes of window back; see [peer.Machine.Credit].
+func (c *Conn) Credit(n int64) {
+	c.mu.Lock()
+	c.m.Credit(n)
+	c.kick()
+	c.mu.Unlock()
+}
+
+// Refuse answers STOP to a message of the peer; see [peer.Machine.RefuseMessage].
+func (c *Conn) Refuse(id, total uint32, code emp.Code) {
+	c.mu.Lock()
+	c.m.RefuseMessage(id, total, code) // an error has closed the session, which after sees
+	c.after()
+	c.mu.Unlock()
+}
+
+// UnsentResponses returns how many bytes of answers to the peer wait to be written.
+func (c *Conn) UnsentResponses() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m.UnsentResponses()
+}
+
+// A MuxWriter writes one message bit by bit. Its total length was said at the beginning. It belongs to one goroutine.
+type MuxWriter struct {
+	c    *Conn
+	ctx  context.Context
+	s    *sending // nil once it has ended
+	left int64
+	sub  bool
+	err  error
+}
+
+// NewMuxWriter begins a message of total bytes. Nothing is sent before the first Write, or Close of an empty one.
+func (c *Conn) NewMuxWriter(ctx context.Context, t *peer.MuxType, version uint8, priority int8, total uint32) *MuxWriter {
+	s := newSending()
+	s.out = peer.Outgoing{Type: t, Version: version, Priority: priority, Total: total, Owner: s}
+	return &MuxWriter{c: c, ctx: ctx, s: s, left: int64(total)}
+}
+
+// ErrMessageLength: more, or less, was written than the message was said to be long.
+var ErrMessageLength = errors.New("not as long as the message was said to be")
+
+// Write implements [io.Writer]: it returns when p is on its way. Its errors are those of [Conn.SendMux], and [ErrMessageLength].
+func (w *MuxWriter) Write(p []byte) (int, error) {
+	switch {
+	case w.err != nil:
+		return 0, w.err
+	case w.s == nil:
+		return 0, io.ErrClosedPipe
+	case int64(len(p)) > w.left:
+		return 0, w.end(ErrMessageLength)
+	case len(p) == 0:
+		return 0, nil
+	case w.ctx.Err() != nil:
+		return 0, w.end(context.Cause(w.ctx))
+	}
+	if err := w.feed(p); err != nil {
+		return 0, err
+	}
+	w.left -= int64(len(p))
+	return len(p), nil
+}
+
+// feed hands p to the machine and waits until it has been taken.
+func (w *MuxWriter) feed(p []byte) error {
+	c, o := w.c, &w.s.out
+	c.mu.Lock()
+	if !w.sub {
+		if err := c.m.Submit(o, p); err != nil {
+			err = c.muxErr(err)
+			c.mu.Unlock()
+			return w.end(err)
+		}
+		w.sub = true
+	} else {
+		c.m.Supply(o, p)
+	}
+	c.after()
+	for !o.Done() && !o.Hungry() {
+		c.mu.Unlock()
+		select {
+		case <-w.s.ready:
+		case <-w.ctx.Done():
+			return w.end(context.Cause(w.ctx))
+		}
+		c.relock()
+	}
+	err := c.outErr(o)
+	c.mu.Unlock()
+	if err != nil {
+		return w.end(err)
+	}
+	return nil
+}
+
+// end gives the message up because of err.
+func (w *MuxWriter) end(err error) error {
+	w.err = err
+	w.c.relock()
+	if w.sub && !w.s.out.Done() {
+		w.c.m.Abandon(&w.s.out, emp.CodeCancelled) // an error has closed the session, which after sees
+		w.c.after()
+	}
+	w.c.mu.Unlock()
+	w.s.release()
+	w.s = nil
+	return err
+}
+
+// Close ends the message. If less was written than it is long, or the context has ended, the peer is told that it is abandoned, and the error says so.
+func (w *MuxWriter) Close() error {
+	switch {
+	case w.err != nil || w.s == nil:
+		return w.err
+	case w.left > 0:
+		return w.end(ErrMessageLength)
+	case !w.sub: // an empty one
+		if err := w.feed(nil); err != nil {
+			return err
+		}
+	}
+	w.s.release()
+	w.s = nil
+	return nil
+}
