@@ -276,7 +276,7 @@ func (ty *Type) Send(ctx context.Context, p Peer, payload []byte) error {
 	if !ok {
 		return p.versionError(ty.Name(), t, ty.min, ty.max)
 	}
-	return ty.count(p.sendTo(ctx, ty.Name(), t, v, 0, payload), len(payload))
+	return p.sendTo(ctx, ty.Name(), t, v, 0, payload)
 }
 
 // SendMessage is Send with every choice. A version that the peer does not receive is [ErrVersionUnsupported].
@@ -285,16 +285,7 @@ func (ty *Type) SendMessage(ctx context.Context, p Peer, m Outgoing) error {
 	if err != nil {
 		return err
 	}
-	return ty.count(p.sendTo(ctx, ty.Name(), t, m.Version, m.Priority, m.Payload), len(m.Payload))
-}
-
-// count counts a message of n bytes that was sent without an error.
-func (ty *Type) count(err error, n int) error {
-	if err == nil {
-		ty.mt.MessagesOut.Add(1)
-		ty.mt.BytesOut.Add(int64(n))
-	}
-	return err
+	return p.sendTo(ctx, ty.Name(), t, m.Version, m.Priority, m.Payload)
 }
 
 // NewWriter begins a message of size bytes to one peer, which is written bit by bit: at no time is all of it in memory. Nothing of it has gone before the first
@@ -363,7 +354,6 @@ func (w *MessageWriter) Close() error {
 	if err == nil && !w.done {
 		w.done = true
 		w.p.s.sent(w.t, int(w.size))
-		w.ty.count(nil, int(w.size))
 	}
 	return err
 }
@@ -397,8 +387,6 @@ func (ty *Type) RequestMessage(ctx context.Context, p Peer, m Outgoing) ([]byte,
 		m.ReplyMax = wire.DefaultMaxMessage
 	}
 	answer, err := p.s.mp.Request(ctx, t, m.Version, m.Priority, m.Payload, m.ReplyMax)
-	ty.mt.RequestsOut.Add(1)
-	ty.mt.BytesOut.Add(int64(len(m.Payload)))
 	if err != nil {
 		return nil, p.publicSendErr(ty.Name(), err)
 	}
@@ -440,7 +428,6 @@ func (ty *Type) BroadcastMessage(ctx context.Context, m Outgoing) (int, error) {
 		}
 		switch {
 		case err == nil:
-			ty.count(nil, len(each.Payload))
 			sent++
 		case errors.Is(err, ErrTypeNotShared), errors.Is(err, ErrVersionUnsupported):
 			// It does not share it, or has withdrawn it a moment ago.
@@ -497,8 +484,8 @@ func typeStats(c *messaging.Counters) TypeStats {
 		BytesIn: c.BytesIn.Load(), BytesOut: c.BytesOut.Load(), Errors: c.Errors.Load(), RefusedIn: c.RefusedIn.Load(), RefusedOut: c.RefusedOut.Load()}
 }
 
-// Stats returns the counts of the type over all peers.
-func (ty *Type) Stats() TypeStats { return typeStats(&ty.mt.Counters) }
+// Stats returns the counts of the type over all peers there have been. They go by its name: if it was registered before they go on.
+func (ty *Type) Stats() TypeStats { return typeStats(ty.mt.Total()) }
 
 // Peers yields the peers that share the type now.
 func (ty *Type) Peers() iter.Seq[Peer] {

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/parley-bt/parley/bt"
@@ -46,17 +45,17 @@ type PeerInfo struct {
 	Seed                                                 bool
 	Downloaded, Uploaded                                 int64   // bytes of piece data from and to it
 	DownRate, UpRate                                     float64 // bytes a second
-	MessagesIn, MessagesOut                              int64
+	MessagesIn, MessagesOut                              int64   // requests are among those that came in
+	MessagesRefused                                      int64   // of MessagesOut, how many it refused after they had gone whole
 	AmChoking, AmInterested, PeerChoking, PeerInterested bool
 	Since                                                time.Time // when its hello was complete
 }
 
 // session joins the swarm's and the application's side of one session.
 type session struct {
-	t   *Torrent
-	sw  *swarm.Peer
-	mp  *messaging.Peer
-	out atomic.Int64 // messages sent
+	t  *Torrent
+	sw *swarm.Peer
+	mp *messaging.Peer
 }
 
 // peerOf returns the public value of a peer of the swarm.
@@ -72,7 +71,7 @@ func (p Peer) Info() PeerInfo {
 	i := p.s.sw.Info()
 	out := PeerInfo{Addr: p.s.sw.Addr(), ID: i.ID, Client: i.Client, Dialect: i.Dialect, Hello: wire.HelloPlaintext, Initiator: i.Incoming,
 		Reserved: i.Reserved, Listen: i.Listen, Types: p.Types(), Pieces: i.Pieces, Seed: i.Seed, Downloaded: i.Downloaded, Uploaded: i.Uploaded,
-		DownRate: i.DownRate, UpRate: i.UpRate, MessagesIn: p.s.mp.In.Load(), MessagesOut: p.s.out.Load(), AmChoking: i.AmChoking,
+		DownRate: i.DownRate, UpRate: i.UpRate, MessagesIn: p.s.mp.Received(), MessagesOut: p.s.mp.SentMessages(), MessagesRefused: p.s.mp.Refused.Load(), AmChoking: i.AmChoking,
 		AmInterested: i.AmInterested, PeerChoking: i.PeerChoking, PeerInterested: i.PeerInterested, Since: i.Since}
 	if out.Client == "" {
 		out.Client = clientOf(i.ID)
@@ -119,6 +118,31 @@ func (p Peer) TypeInfos() []TypeInfo {
 	}
 	slices.SortFunc(infos, func(a, b TypeInfo) int { return strings.Compare(a.Name, b.Name) })
 	return infos
+}
+
+// MessageLimits is what a peer lets be sent to it at once in the enhanced dialect (EMP/1 section 6.2). It is the same for the whole session.
+type MessageLimits struct {
+	// WindowBytes is its receive window: how much of messages and requests, with 64 bytes for each, may be on the way to it or with its handlers.
+	WindowBytes int
+	// Requests is how many requests may be unanswered; 0: it takes none.
+	Requests int
+}
+
+// MessageLimits returns what the peer lets be sent to it at once; false while the session is not in the enhanced dialect.
+func (p Peer) MessageLimits() (l MessageLimits, ok bool) {
+	if p.s == nil {
+		return l, false
+	}
+	s, conn := p.s.mp.Shared(), p.s.sw.Conn()
+	if s == nil || s.Mux == nil || conn == nil {
+		return l, false
+	}
+	conn.Do(func(m *peer.Machine) {
+		var window uint32
+		window, l.Requests, ok = m.MuxLimits()
+		l.WindowBytes = int(window)
+	})
+	return l, ok
 }
 
 // TypeStats returns the counts of each message type that was sent or received with the peer.
@@ -272,7 +296,6 @@ func (p Peer) trySend(name string, t messaging.Target, m Outgoing) (ok bool, err
 
 // sent counts a message.
 func (s *session) sent(t messaging.Target, n int) {
-	s.out.Add(1)
 	t.Counters.MessagesOut.Add(1)
 	t.Counters.BytesOut.Add(int64(n))
 }

@@ -3,6 +3,7 @@ package messaging
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,6 +13,7 @@ type handlerContext struct {
 	p      *Peer
 	parent context.Context // the session's while it lasts, else the torrent's: a message that came whole is still worth handling
 
+	armed    atomic.Bool // somebody has asked
 	mu       sync.Mutex
 	done     chan struct{}
 	err      error
@@ -27,6 +29,7 @@ func (c *handlerContext) arm() {
 	if c.done != nil {
 		return
 	}
+	c.armed.Store(true)
 	c.done = make(chan struct{})
 	if c.err != nil {
 		close(c.done)
@@ -49,13 +52,19 @@ func (c *handlerContext) end(err error) {
 	}
 }
 
+// ended reports whether the context has ended, though nobody may have asked.
+func (c *handlerContext) ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err != nil
+}
+
 // finish ends the context because the handler has returned, and reports whether anybody had asked for it, so that it must not be used again.
 func (c *handlerContext) finish() bool {
-	c.mu.Lock()
-	if c.done == nil {
-		c.mu.Unlock()
+	if !c.armed.Load() {
 		return false
 	}
+	c.mu.Lock()
 	timer, unhook := c.timer, c.unhook
 	c.mu.Unlock()
 	if timer != nil {

@@ -99,6 +99,65 @@ type Hub struct {
 	size   int            // bytes that the names take in an exchange
 	use    *peer.WeUse    // snapshot, replaced at every change
 	closed bool
+
+	tallyMu sync.Mutex
+	live    map[*Peer]struct{} // whose counters are not in past
+	past    map[string]*Counters
+}
+
+// add adds what o has counted.
+func (c *Counters) add(o *Counters) {
+	for _, x := range [...]struct{ to, from *atomic.Int64 }{{&c.MessagesIn, &o.MessagesIn}, {&c.MessagesOut, &o.MessagesOut}, {&c.BytesIn, &o.BytesIn},
+		{&c.BytesOut, &o.BytesOut}, {&c.RequestsIn, &o.RequestsIn}, {&c.RequestsOut, &o.RequestsOut}, {&c.Errors, &o.Errors},
+		{&c.RefusedIn, &o.RefusedIn}, {&c.RefusedOut, &o.RefusedOut}} {
+		x.to.Add(x.from.Load())
+	}
+}
+
+// counted takes a peer among those that have counters.
+func (h *Hub) counted(p *Peer) {
+	h.tallyMu.Lock()
+	defer h.tallyMu.Unlock()
+	if h.live == nil {
+		h.live, h.past = make(map[*Peer]struct{}), make(map[string]*Counters)
+	}
+	h.live[p] = struct{}{}
+}
+
+// retire keeps what a peer that is gone has counted.
+func (h *Hub) retire(p *Peer) {
+	h.tallyMu.Lock()
+	defer h.tallyMu.Unlock()
+	if _, here := h.live[p]; !here {
+		return
+	}
+	delete(h.live, p)
+	for name, c := range p.AllCounters() {
+		if h.past[name] == nil {
+			h.past[name] = new(Counters)
+		}
+		h.past[name].add(c)
+	}
+}
+
+// Total returns what was counted of the type over all peers there ever were, by its name: a type that was withdrawn and registered again goes on.
+func (t *Type) Total() *Counters {
+	h := t.hub
+	h.tallyMu.Lock()
+	defer h.tallyMu.Unlock()
+	sum := new(Counters)
+	if past := h.past[t.name]; past != nil {
+		sum.add(past)
+	}
+	for p := range h.live {
+		p.mu.Lock()
+		c := p.counters[t.name]
+		p.mu.Unlock()
+		if c != nil {
+			sum.add(c)
+		}
+	}
+	return sum
 }
 
 // DefaultWindow is the receive window of a peer, bytes, unless larger types or the user want another.
@@ -123,13 +182,11 @@ type Type struct {
 	withdrawn chan struct{}
 	feed      chan *Message // without a handler: to whoever iterates
 
-	Counters
-
 	mu       sync.Mutex
 	partials map[*inbound]struct{} // messages of which more is to come
 }
 
-// Counters count the messages of one type, over all peers or of one.
+// Counters count the messages of one type and peer, for as long as the session lasts; the hub adds them up.
 type Counters struct {
 	MessagesIn, MessagesOut atomic.Int64 // handled; sent
 	BytesIn, BytesOut       atomic.Int64 // of their payloads, and those of requests

@@ -17,10 +17,15 @@ type inbound struct {
 	version   uint8
 	replyMax  uint32
 	isRequest bool
-	buf       *[]byte // what has come, if it does not go to stream
-	charged   int64   // what it holds of the budget
-	stream    *Stream // of a type with a stream handler
+	started   bool            // a request: its handler has begun
+	ctx       *handlerContext // its, then
+	buf       *[]byte         // what has come, if it does not go to stream
+	charged   int64           // what it holds of the budget
+	stream    *Stream         // of a type with a stream handler
 }
+
+// inbounds holds requests that were answered. Messages are not given back: a stream may be held by whoever reads it.
+var inbounds = sync.Pool{New: func() any { return new(inbound) }}
 
 // creditDelay is the longest that window which handlers have given back is kept from the peer, while more is likely to follow at once: a frame for every small
 // message would cost as much as the message.
@@ -46,14 +51,14 @@ func (p *Peer) Mux(m *peer.Machine, ev *peer.MuxEvent) {
 	case peer.MuxCallEnded:
 		ev.Call.Owner.(*Call).ended(ev)
 	case peer.MuxRefused:
-		p.refused.Add(1)
+		p.Refused.Add(1)
 	}
 }
 
-// refuse answers STOP. An error has closed the session, which the caller of Mux sees.
+// refuse answers STOP. An error has closed the session, which the caller of Mux sees. The lock is held, unless t is nil.
 func (p *Peer) refuse(m *peer.Machine, ev *peer.MuxEvent, t *Type, code emp.Code) {
 	if t != nil {
-		t.RefusedIn.Add(1)
+		p.countersOf(t.name).RefusedIn.Add(1)
 	}
 	m.RefuseMessage(ev.ID, ev.Total, code)
 }
@@ -85,7 +90,9 @@ func (p *Peer) data(m *peer.Machine, ev *peer.MuxEvent) {
 		p.answer(m, ev, emp.StatusNoHandler)
 		return
 	case !ev.Request && t.spec.OnlyRequests:
+		p.mu.Lock()
 		p.refuse(m, ev, t, emp.CodeRefused)
+		p.mu.Unlock()
 		return
 	}
 	p.mu.Lock()
@@ -95,7 +102,7 @@ func (p *Peer) data(m *peer.Machine, ev *peer.MuxEvent) {
 			p.refuse(m, ev, t, emp.CodeBusy)
 			return
 		}
-		p.In.Add(1)
+		p.in++
 		p.queueOf(t).put(viaMux, ev.Version, ev.Data)
 		return
 	}
@@ -103,7 +110,8 @@ func (p *Peer) data(m *peer.Machine, ev *peer.MuxEvent) {
 		p.refuse(m, ev, t, emp.CodeBusy)
 		return
 	}
-	in := &inbound{id: ev.ID, total: ev.Total, t: t, p: p, version: ev.Version, replyMax: ev.ReplyMax, isRequest: ev.Request, charged: wire.MessageCost}
+	in := inbounds.Get().(*inbound)
+	*in = inbound{id: ev.ID, total: ev.Total, t: t, p: p, version: ev.Version, replyMax: ev.ReplyMax, isRequest: ev.Request, charged: wire.MessageCost}
 	if t.spec.Streams && !ev.Request {
 		in.stream = newStream(in)
 	}
@@ -150,7 +158,7 @@ func (p *Peer) more(m *peer.Machine, ev *peer.MuxEvent) {
 
 // complete hands on what has come whole. The lock is held.
 func (p *Peer) complete(in *inbound) {
-	p.In.Add(1)
+	p.in++
 	switch {
 	case in.isRequest:
 		p.request(in)
@@ -269,9 +277,9 @@ func (p *Peer) dropAll() {
 		p.forget(in, ErrSessionEnded)
 	}
 	for _, q := range p.queues {
-		for _, r := range q.requests {
-			p.freeAll(r.in)
-			delete(p.requests, r.in.id)
+		for _, in := range q.requests {
+			p.freeAll(in)
+			delete(p.requests, in.id)
 		}
 		q.requests = nil
 	}
@@ -340,14 +348,6 @@ func (p *Peer) handleLarge(ctx *handlerContext, q *queue, m *Message, in *inboun
 	m.Stream = nil
 	p.closeStream(in)
 	return ctx
-}
-
-// took gives back the memory of a small message of n bytes, and its cost to the peer.
-func (p *Peer) took(n int) {
-	p.mu.Lock()
-	p.drop(cost(uint32(n)))
-	p.mu.Unlock()
-	p.owe(cost(uint32(n)))
 }
 
 // owe gives n bytes of window back to the peer: at once if it is much, else with more of it, but soon.

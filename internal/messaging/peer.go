@@ -32,8 +32,7 @@ type Peer struct {
 	// interrupted says that the connection is being closed: nothing more is read, so nobody need wait.
 	interrupted atomic.Bool
 	roomCh      chan struct{} // capacity 1; made before the first worker
-	In          atomic.Int64  // messages and requests received
-	refused     atomic.Int64  // messages of ours that the peer refused after they had gone
+	Refused     atomic.Int64  // messages of ours that the peer refused after they had gone
 
 	// Of messages in mux frames: see mux.go and request.go.
 	owed    atomic.Int64 // bytes of window that handlers have given back and the connection has not been told of
@@ -43,10 +42,12 @@ type Peer struct {
 	held    int64        // of granted: what lies in memory
 
 	mu       sync.Mutex
+	in       int64 // messages and requests received
 	queues   []*queue
 	partials map[uint32]*inbound // messages of which more is to come, by id
-	requests map[uint32]*request // not answered yet, by id
+	requests map[uint32]*inbound // not answered yet, by id
 	counters map[string]*Counters
+	tallied  bool          // the hub adds them up
 	news     chan struct{} // closed when shared changes; nil while nobody waits
 	drained  func()        // called once when the session has ended and nothing waits
 	ended    bool
@@ -70,8 +71,9 @@ type queue struct {
 	large    []*inbound // the payloads of those records that have theirs elsewhere, in order
 	running  bool
 
-	requests []*request
-	handling int // workers of requests
+	requests []*inbound
+	handling int      // workers of requests
+	spare    *Message // for the next of them
 }
 
 // A record of a queue is its length (4, little-endian), how it came (1), its version (1), and the payload.
@@ -158,6 +160,11 @@ type found struct {
 func (p *Peer) Counters(name string) *Counters {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.countersOf(name)
+}
+
+// countersOf does what Counters says. The lock is held.
+func (p *Peer) countersOf(name string) *Counters {
 	c := p.counters[name]
 	if c == nil {
 		if p.counters == nil {
@@ -165,8 +172,27 @@ func (p *Peer) Counters(name string) *Counters {
 		}
 		c = new(Counters)
 		p.counters[name] = c
+		if !p.tallied {
+			p.tallied = true
+			p.hub.counted(p)
+		}
 	}
 	return c
+}
+
+// Received returns how many messages and requests have come whole.
+func (p *Peer) Received() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.in
+}
+
+// SentMessages returns how many messages were sent, of all types.
+func (p *Peer) SentMessages() (n int64) {
+	for _, c := range p.AllCounters() {
+		n += c.MessagesOut.Load()
+	}
+	return n
 }
 
 // AllCounters returns the counters of every type that was sent or received with this peer, by name.
@@ -208,12 +234,12 @@ func (p *Peer) App(id uint8, payload []byte) {
 		return
 	}
 	if t.spec.OnlyRequests {
-		t.RefusedIn.Add(1) // there is no way to say so in a plain frame
+		p.Counters(t.name).RefusedIn.Add(1) // there is no way to say so in a plain frame
 		return
 	}
-	p.In.Add(1)
 	p.used.Add(int64(len(payload)) + messageOverhead)
 	p.mu.Lock()
+	p.in++
 	p.queueOf(t).put(0, 0, payload)
 	p.mu.Unlock()
 }
@@ -226,15 +252,7 @@ func (p *Peer) queueOf(t *Type) *queue {
 		}
 	}
 	p.queues = slices.DeleteFunc(p.queues, func(q *queue) bool { return q.idle() && q.gone() })
-	c := p.counters[t.name]
-	if c == nil {
-		if p.counters == nil {
-			p.counters = make(map[string]*Counters)
-		}
-		c = new(Counters)
-		p.counters[t.name] = c
-	}
-	q := &queue{t: t, counters: c}
+	q := &queue{t: t, counters: p.countersOf(t.name)}
 	p.queues = append(p.queues, q)
 	return q
 }
@@ -339,7 +357,16 @@ func (p *Peer) takeDrained() func() {
 	p.returnBudget(0)
 	f := p.drained
 	p.drained = nil
-	return f
+	if !p.tallied {
+		return f
+	}
+	p.tallied = false
+	return func() {
+		p.hub.retire(p)
+		if f != nil {
+			f()
+		}
+	}
 }
 
 // work handles what is in q until it is empty.
@@ -352,10 +379,13 @@ func (p *Peer) work(q *queue) {
 	ctx := newHandlerContext(p)
 	var batch *[]byte
 	var large []*inbound
+	var held int64 // by what of the batch came in mux frames: its buffer is given back as a whole
 	for {
 		p.mu.Lock()
 		if batch != nil {
+			p.drop(held)
 			recycle(batch)
+			held = 0
 		}
 		if q.pending == nil {
 			q.running = false
@@ -386,7 +416,8 @@ func (p *Peer) work(q *queue) {
 			default:
 				ctx = p.handle(ctx, q, m)
 				m.Stream = nil
-				p.took(n)
+				held += cost(uint32(n))
+				p.owe(cost(uint32(n)))
 			}
 		}
 	}
@@ -404,12 +435,10 @@ func (q *queue) gone() bool {
 
 // handled counts a message of n bytes.
 func (q *queue) handled(n int, err error) {
-	for _, c := range [...]*Counters{&q.t.Counters, q.counters} {
-		c.MessagesIn.Add(1)
-		c.BytesIn.Add(int64(n))
-		if err != nil {
-			c.Errors.Add(1)
-		}
+	q.counters.MessagesIn.Add(1)
+	q.counters.BytesIn.Add(int64(n))
+	if err != nil {
+		q.counters.Errors.Add(1)
 	}
 }
 

@@ -484,12 +484,12 @@ func TestHandlerErrorsAreCounted(t *testing.T) {
 		p := h.NewPeer(nil)
 		feed(p, ty, "good", "bad", "good", "bad", "good")
 		synctest.Wait()
-		if ty.MessagesIn.Load() != 5 || ty.Errors.Load() != 2 || p.In.Load() != 5 {
-			t.Errorf("%d handled, %d errors, %d received, want 5, 2 and 5", ty.MessagesIn.Load(), ty.Errors.Load(), p.In.Load())
+		if ty.Total().MessagesIn.Load() != 5 || ty.Total().Errors.Load() != 2 || p.Received() != 5 {
+			t.Errorf("%d handled, %d errors, %d received, want 5, 2 and 5", ty.Total().MessagesIn.Load(), ty.Total().Errors.Load(), p.Received())
 		}
 		p.App(200, []byte("nobody has this id"))
 		p.AppsDone()
-		if p.In.Load() != 5 || p.used.Load() != 0 {
+		if p.Received() != 5 || p.used.Load() != 0 {
 			t.Error("a message without a type counts")
 		}
 	})

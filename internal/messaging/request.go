@@ -12,45 +12,35 @@ import (
 	"github.com/parley-bt/parley/wire/emp"
 )
 
-// request is one of the peer's that has come whole.
-type request struct {
-	in      *inbound
-	started bool
-	ctx     *handlerContext // once started
-}
-
-// request queues a request. The lock is held.
+// request queues a request that has come whole. The lock is held.
 func (p *Peer) request(in *inbound) {
-	r := &request{in: in}
 	if p.requests == nil {
-		p.requests = make(map[uint32]*request)
+		p.requests = make(map[uint32]*inbound)
 	}
-	p.requests[in.id] = r
+	p.requests[in.id] = in
 	q := p.queueOf(in.t)
-	q.requests = append(q.requests, r)
+	q.requests = append(q.requests, in)
 }
 
 // cancelled stops the handler of a request that the peer no longer waits for; one that no handler has seen is confirmed at once (EMP/1 section 7.5).
 func (p *Peer) cancelled(m *peer.Machine, id uint32) {
 	p.mu.Lock()
-	r := p.requests[id]
-	if r == nil {
+	in := p.requests[id]
+	if in == nil || in.started {
+		if in != nil { // else its answer is about to be given, which confirms it
+			in.ctx.end(context.Canceled)
+		}
 		p.mu.Unlock()
-		return // its answer is about to be given, which confirms it
-	}
-	if r.started {
-		p.mu.Unlock()
-		r.ctx.end(context.Canceled)
 		return
 	}
 	delete(p.requests, id)
-	q := p.queueOf(r.in.t)
-	q.requests = slices.DeleteFunc(q.requests, func(o *request) bool { return o == r })
-	p.freeAll(r.in)
+	q := p.queueOf(in.t)
+	q.requests = slices.DeleteFunc(q.requests, func(o *inbound) bool { return o == in })
+	p.freeAll(in)
 	p.mu.Unlock()
 	var o peer.Outgoing
 	m.Respond(&o, id, emp.StatusAnswered, nil) // cancelled, so that it is confirmed at once; an error has closed the session
-	m.Credit(cost(r.in.total))
+	m.Credit(cost(in.total))
 }
 
 // mayHandle reports whether another request may be handed to a handler: not while too much of the answers is unsent (EMP/1 section 7.3).
@@ -59,11 +49,15 @@ func (p *Peer) mayHandle() bool { return p.unsent.Load() <= wire.MaxUnsentRespon
 // workRequests answers requests of a queue until there are none, or too much is unsent.
 func (p *Peer) workRequests(q *queue) {
 	defer p.hub.group.Done()
-	m := &Message{Peer: p, Type: q.t}
+	var m *Message
+	var ctx *handlerContext
 	for {
 		p.mu.Lock()
 		if len(q.requests) == 0 || !p.mayHandle() {
 			q.handling--
+			if m != nil {
+				q.spare = m
+			}
 			f := p.takeDrained()
 			p.mu.Unlock()
 			if f != nil {
@@ -71,48 +65,62 @@ func (p *Peer) workRequests(q *queue) {
 			}
 			return
 		}
-		r := q.requests[0]
+		if m == nil {
+			if m, q.spare = q.spare, nil; m == nil {
+				m = &Message{Peer: p, Type: q.t}
+			}
+		}
+		in := q.requests[0]
 		q.requests[0] = nil
-		q.requests = q.requests[1:]
-		r.started, r.ctx = true, newHandlerContext(p)
+		if q.requests = q.requests[1:]; len(q.requests) == 0 && cap(q.requests) == 0 {
+			q.requests = nil
+		}
+		if ctx == nil {
+			ctx = newHandlerContext(p)
+		}
+		in.started, in.ctx = true, ctx
 		p.mu.Unlock()
-		p.serve(q, m, r)
+		if p.serve(q, m, in) {
+			ctx = nil // somebody may still hold it, or it has ended
+		}
 	}
 }
 
-// serve has one request answered.
-func (p *Peer) serve(q *queue, m *Message, r *request) {
-	in, t := r.in, q.t
+// serve has one request answered. It reports whether its context is not to be used again.
+func (p *Peer) serve(q *queue, m *Message, in *inbound) (used bool) {
+	t := q.t
 	m.Version, m.Payload = in.version, deref(in.buf)
 	var answer []byte
 	status := emp.StatusNoHandler
 	if !q.gone() {
-		out, err := t.spec.Requests(r.ctx, m, int(in.replyMax))
-		status, answer = outcome(r.ctx, out, err)
-		for _, c := range [...]*Counters{&t.Counters, q.counters} {
-			c.RequestsIn.Add(1)
-			c.BytesIn.Add(int64(in.total))
-			if err != nil {
-				c.Errors.Add(1)
-			}
-		}
+		out, err := t.spec.Requests(in.ctx, m, int(in.replyMax))
+		status, answer = outcome(in.ctx, out, err)
+		q.counters.RequestsIn.Add(1)
+		q.counters.BytesIn.Add(int64(in.total))
 		if err != nil {
+			q.counters.Errors.Add(1)
 			p.hub.o.Logger.Warn("request handler failed", "type", t.name, "error", err)
 		}
 	}
-	r.ctx.finish()
 	m.Payload = nil
 	p.mu.Lock()
-	delete(p.requests, in.id)
-	p.freeAll(in)
+	delete(p.requests, in.id) // and from now on nobody ends its context
+	used = in.ctx.finish() || in.ctx.ended()
+	id, credit := in.id, cost(in.total)
+	// The answer may lie in the request.
 	p.mu.Unlock()
-	p.unsent.Add(int64(len(answer)))
-	p.conn.Respond(in.id, status, answer, cost(in.total))
-	if p.unsent.Add(-int64(len(answer))); len(answer) > 0 {
-		p.mu.Lock()
-		p.start() // others may have waited for that
-		p.mu.Unlock()
+	n := int64(len(answer))
+	p.unsent.Add(n)
+	p.conn.Respond(id, status, answer, credit)
+	p.unsent.Add(-n)
+	p.mu.Lock()
+	p.freeAll(in)
+	inbounds.Put(in)
+	if n > 0 {
+		p.start() // others may have waited for what was unsent
 	}
+	p.mu.Unlock()
+	return used
 }
 
 // ErrRefuse, returned by a request handler, says that it refuses to answer (status 2 of EMP/1 section 7.5).
