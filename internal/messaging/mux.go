@@ -168,6 +168,7 @@ func (p *Peer) complete(in *inbound) {
 		q := p.queueOf(in.t)
 		q.put(viaMux|viaLarge, in.version, nil)
 		q.large = append(q.large, in)
+		q.usual = int(in.total)
 	}
 }
 
@@ -208,19 +209,17 @@ func (p *Peer) add(in *inbound, data []byte) bool {
 		in.stream.add(data)
 		return true
 	}
-	have := 0
-	if in.buf != nil {
-		have = len(*in.buf)
-	}
+	have := len(deref(in.buf))
 	if in.buf == nil || have+len(data) > cap(*in.buf) {
+		want := have + len(data)
+		if want < int(in.total) { // more will come: four times as much as has, or as much as the last time
+			want = min(max(growth*have, p.queueOf(in.t).usual, want), int(in.total))
+		}
 		class := 0
-		for firstBuffer<<(2*class) < have+len(data) {
+		for firstBuffer<<(2*class) < want {
 			class++
 		}
 		size := int64(firstBuffer) << (2 * class)
-		if have > 0 && class < bufferSizes-1 && size < int64(in.total) && size < growth*int64(have) {
-			class, size = class+1, size*growth
-		}
 		if !p.hold(size) {
 			return false
 		}

@@ -69,6 +69,7 @@ type queue struct {
 	counters *Counters
 	pending  *[]byte    // records: see put
 	large    []*inbound // the payloads of those records that have theirs elsewhere, in order
+	usual    int        // how long the last of those was: the next begins with a buffer of that length
 	running  bool
 
 	requests []*inbound

@@ -111,6 +111,7 @@ type Conn struct {
 	flushers []flusher
 	appOut   mark      // how much of the messages was written
 	burst    int       // how much is gathered for one write, see adapt
+	prompt   bool      // the system keeps little that is not sent, since messages must not wait behind it
 	taken    bool      // when the connection ended, the peer's system had acknowledged all that was written
 	timerAt  time.Time // when Timers will call; zero if it will not
 	timerPos int       // in the heap of Timers, guarded by Timers.mu
@@ -216,11 +217,22 @@ func (c *Conn) after() {
 		c.shut()
 		return
 	}
-	if c.m.SharedChanged() && c.session != nil && c.m.Opened() {
-		c.session.Shared(c.m.Shared())
-	}
+	c.tellShared()
 	c.kick()
 	c.schedule()
+}
+
+// tellShared tells the session what the peer accepts if that has changed. The lock is held.
+func (c *Conn) tellShared() {
+	if !c.m.SharedChanged() || c.session == nil || !c.m.Opened() {
+		return
+	}
+	s := c.m.Shared()
+	if s.Mux != nil && !c.prompt {
+		c.prompt = true
+		keepUnsentSmall(c.nc)
+	}
+	c.session.Shared(s)
 }
 
 // kick starts the writer if there is something to write and none runs. The lock is held.
@@ -698,9 +710,7 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
 			c.session.Mux(&c.m, ev.Mux)
 			apps = true
 		case peer.EventMessage:
-			if c.m.SharedChanged() {
-				c.session.Shared(c.m.Shared())
-			}
+			c.tellShared()
 			if x, ok := ev.Msg.(*wire.Extended); ok {
 				c.session.App(x.ID, x.Payload)
 				apps = true
