@@ -78,6 +78,7 @@ func TestMixedSwarm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		talk(t, tor)
 		if err := tor.WaitMetadata(t.Context()); err != nil {
 			t.Fatal(err)
 		}

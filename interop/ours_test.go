@@ -4,6 +4,8 @@ package interop
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -96,12 +98,50 @@ func seedTo(t *testing.T, c *content, torrent, peer string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newClient(t).SeedTorrent(t.Context(), mi, c.path(t), parley.TorrentOptions{Peers: []netip.AddrPort{netip.MustParseAddrPort(peer)}}); err != nil {
+	tor, err := newClient(t).SeedTorrent(t.Context(), mi, c.path(t), parley.TorrentOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
+	talk(t, tor)
+	tor.AddPeers(netip.MustParseAddrPort(peer))
 }
 
+// library also has message types, some of which come and go during the transfer: deployed clients must not mind what they do not know (EMP/1, design rule 1).
 type library struct{}
+
+// talk registers message types with tor, and adds and withdraws others until the test ends: peers see "emp" and "emp_mux" in our exchanges, and many of these.
+func talk(t *testing.T, tor *parley.Torrent) {
+	t.Helper()
+	ignore := func(context.Context, *parley.Message) error { return nil }
+	if _, err := tor.Register(parley.MessageType{Name: "interop_stays", Handler: ignore, MaxVersion: 3, MaxBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(stop); <-done })
+	go func() {
+		defer close(done)
+		every := time.NewTicker(150 * time.Millisecond)
+		defer every.Stop()
+		for i := 0; ; i++ {
+			ty, err := tor.Register(parley.MessageType{Name: fmt.Sprint("interop_goes_", i%20), Handler: ignore, MinVersion: uint8(i % 2), MaxVersion: 2})
+			if errors.Is(err, parley.ErrClosed) {
+				return
+			}
+			if err != nil {
+				t.Errorf("registering a type during the transfer: %v", err)
+				return
+			}
+			select {
+			case <-every.C:
+			case <-stop:
+				return
+			}
+			if err := ty.Withdraw(); err != nil && !errors.Is(err, parley.ErrClosed) {
+				t.Errorf("withdrawing a type during the transfer: %v", err)
+			}
+		}
+	}()
+}
 
 // newClient returns a client that is closed when the test ends.
 func newClient(t *testing.T) *parley.Client {
@@ -125,6 +165,7 @@ func (library) seed(t *testing.T, c *content) (string, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	talk(t, tor)
 	return tor.Magnet().String(), client.Addr().String()
 }
 
@@ -137,9 +178,6 @@ func (library) get(t *testing.T, source, dir, peer string) {
 func add(t *testing.T, client *parley.Client, source, dir, peer string) *parley.Torrent {
 	t.Helper()
 	o := parley.TorrentOptions{Dir: dir}
-	if peer != "" {
-		o.Peers = []netip.AddrPort{netip.MustParseAddrPort(peer)}
-	}
 	var tor *parley.Torrent
 	if strings.HasPrefix(source, "magnet:") {
 		m, err := metainfo.ParseMagnetV2(source)
@@ -149,14 +187,18 @@ func add(t *testing.T, client *parley.Client, source, dir, peer string) *parley.
 		if tor, err = client.AddMagnet(m, o); err != nil {
 			t.Fatal(err)
 		}
-		return tor
+	} else {
+		mi, err := parley.LoadTorrent(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tor, err = client.AddTorrent(mi, o); err != nil {
+			t.Fatal(err)
+		}
 	}
-	mi, err := parley.LoadTorrent(source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if tor, err = client.AddTorrent(mi, o); err != nil {
-		t.Fatal(err)
+	talk(t, tor)
+	if peer != "" {
+		tor.AddPeers(netip.MustParseAddrPort(peer))
 	}
 	return tor
 }
