@@ -366,8 +366,8 @@ func TestManyEndAtOnce(t *testing.T) {
 		if got := n.count(EventPeerDisconnected); got != many {
 			t.Errorf("%d ends were reported, want %d", got, many)
 		}
-		if ty.MessagesIn.Load() != many/2 {
-			t.Errorf("the type counts %d messages", ty.MessagesIn.Load())
+		if ty.Total().MessagesIn.Load() != many/2 {
+			t.Errorf("the type counts %d messages", ty.Total().MessagesIn.Load())
 		}
 	})
 }
