@@ -92,3 +92,12 @@ func SendValue[T any](ctx context.Context, ty *Type, p Peer, v T) error {
 	}
 	return ty.Send(ctx, p, payload)
 }
+
+// BroadcastValue sends v to every peer that shares the type, in the type's codec; see [Type.Broadcast].
+func BroadcastValue[T any](ctx context.Context, ty *Type, v T) (int, error) {
+	payload, err := ty.codec.Marshal(v)
+	if err != nil {
+		return 0, fmt.Errorf("message type %q: %w", ty.Name(), err)
+	}
+	return ty.Broadcast(ctx, payload)
+}
