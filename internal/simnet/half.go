@@ -38,6 +38,7 @@ type half struct {
 	delivered int64 // bytes read so far
 	cutAt     int64 // the direction breaks here; 0 for never
 
+	unsent  int       // see Conn.KeepUnsent; 0 is any number
 	writing bool      // one Write at a time, as in TCP
 	fin     bool      // the writer sends no more
 	finAt   time.Time // when the reader learns of it
@@ -158,6 +159,21 @@ func (h *half) take(n int) {
 	}
 }
 
+// sentTo returns when fewer than n bytes will be left that the link has not sent; the zero time if that is so now. Part of a segment counts as all of it.
+func (h *half) sentTo(n int, now time.Time) time.Time {
+	for i := len(h.marks) - 1; i >= h.markHead; i-- {
+		m := h.marks[i]
+		sent := m.at.Add(-h.link.Latency)
+		if !now.Before(sent) {
+			break
+		}
+		if n -= m.n; n <= 0 {
+			return sent
+		}
+	}
+	return time.Time{}
+}
+
 // put appends bytes under their time of arrival. Room for them must be there.
 func (h *half) put(now time.Time, p []byte) {
 	// Moving what waits is worth it once it is less than what has been read: what is written in crumbs would otherwise move a full buffer each time.
@@ -205,24 +221,19 @@ func (h *half) write(p []byte) (n int, err error) {
 	}()
 	for {
 		now := time.Now()
-		switch {
-		case h.wclosed:
-			return n, net.ErrClosed
-		case past(h.writeDeadline, now):
-			return n, os.ErrDeadlineExceeded
-		case h.broken:
-			return n, syscall.ECONNRESET
-		case h.fin:
-			return n, syscall.EPIPE
-		case h.rclosed && !now.Before(h.goneAt):
-			return n, syscall.EPIPE
+		if err := h.writeErr(now); err != nil {
+			return n, err
 		}
+		var sent time.Time
 		if mine || !h.writing {
 			mine, h.writing = true, true
+			if h.unsent > 0 && len(p) > 0 {
+				sent = h.sentTo(h.unsent, now)
+			}
 			switch room := h.link.Buffer - h.waiting(); {
 			case h.rclosed: // what still travels to a closed end is lost
 				n, p = n+len(p), nil
-			case room > 0 && len(p) > 0:
+			case room > 0 && len(p) > 0 && sent.IsZero():
 				k := min(room, len(p))
 				h.put(now, p[:k])
 				n, p = n+k, p[k:]
@@ -232,7 +243,52 @@ func (h *half) write(p []byte) (n int, err error) {
 				return n, nil
 			}
 		}
-		h.wait(&h.writeTimer, h.writeDeadline)
+		h.waitToWrite(sent)
+	}
+}
+
+// waitToWrite waits until something changes, the write deadline or, if it is not zero, until sent. Several may wait, for different times.
+func (h *half) waitToWrite(sent time.Time) {
+	if !sent.IsZero() {
+		var mine *time.Timer
+		defer func() { mine.Stop() }()
+		h.wait(&mine, sent, h.writeDeadline)
+		return
+	}
+	h.wait(&h.writeTimer, h.writeDeadline)
+}
+
+// writeErr returns why nothing can be written.
+func (h *half) writeErr(now time.Time) error {
+	switch {
+	case h.wclosed:
+		return net.ErrClosed
+	case past(h.writeDeadline, now):
+		return os.ErrDeadlineExceeded
+	case h.broken:
+		return syscall.ECONNRESET
+	case h.fin:
+		return syscall.EPIPE
+	case h.rclosed && !now.Before(h.goneAt):
+		return syscall.EPIPE
+	}
+	return nil
+}
+
+// awaitRoom waits until less than half of what may lie unsent does, and there is room in the buffer, or until a write would fail.
+func (h *half) awaitRoom() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		now := time.Now()
+		var sent time.Time
+		if h.unsent > 0 {
+			sent = h.sentTo(max(h.unsent/2, 1), now)
+		}
+		if h.writeErr(now) != nil || h.rclosed || sent.IsZero() && h.waiting() < h.link.Buffer {
+			return
+		}
+		h.waitToWrite(sent)
 	}
 }
 

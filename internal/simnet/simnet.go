@@ -1,7 +1,7 @@
 // Package simnet is a simulated network of stream connections for tests: bandwidth, latency, bounded buffers, reads split at random,
 // and connections that are cut. It decides how bytes travel and nothing about what they mean.
 //
-//	Write ──► buffer of Link.Buffer bytes ──► Link.Rate, Host.Up ──► Link.Latency ──► Host.Down ──► Read (1..Link.Split bytes at a time)
+//	Write ──► buffer of Link.Buffer bytes, see KeepUnsent ──► Link.Rate, Host.Up ──► Link.Latency ──► Host.Down ──► Read (1..Link.Split bytes at a time)
 //
 // It works on the ordinary clock as well as in a testing/synctest bubble, where hours pass at once: nobody who waits here
 // waits on a mutex. A [Network] or pipe used in a bubble must have been made in that bubble.
@@ -92,6 +92,18 @@ func (c *Conn) Write(p []byte) (int, error) {
 	n, err := c.out.write(p)
 	return n, c.wrap("write", err)
 }
+
+// KeepUnsent lets a write in only while less than n bytes are written and not sent yet; then all of it goes in that the buffer has room for, as in Linux with
+// TCP_NOTSENT_LOWAT. Without it, or with 0, the buffer alone is the limit.
+func (c *Conn) KeepUnsent(n int) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.out.unsent = n
+	c.out.cond.Broadcast()
+}
+
+// AwaitRoom waits until less than half of what KeepUnsent allows is unsent and the buffer has room, or until a write would fail.
+func (c *Conn) AwaitRoom() { c.out.awaitRoom() }
 
 // Close implements [net.Conn]: what was written still arrives. A second call fails with [net.ErrClosed].
 func (c *Conn) Close() error {

@@ -187,6 +187,86 @@ func TestBufferLimitsWhatIsInFlight(t *testing.T) {
 	})
 }
 
+// What is written and not sent yet stays little, and the link is busy all the same.
+func TestKeepUnsent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const rate, unsent = 100 * segmentBytes, 4 * segmentBytes
+		a, b := Pipe(1, Link{Rate: rate, Latency: time.Second, Buffer: 1 << 20})
+		a.KeepUnsent(unsent)
+		start := time.Now()
+		want := func(what string, d time.Duration) {
+			t.Helper()
+			wantSince(t, what, start, d)
+		}
+		a.AwaitRoom()
+		a.Write(make([]byte, 6*segmentBytes)) // goes in whole, since nothing is there
+		want("a write into nothing", 0)
+		a.Write(make([]byte, 2*segmentBytes)) // goes in when three are left
+		want("the next", 30*time.Millisecond)
+		a.AwaitRoom() // returns when one is left
+		want("waiting for room", 70*time.Millisecond)
+		a.Write(make([]byte, 2*segmentBytes))
+		want("a write into room", 70*time.Millisecond)
+		if n, err := io.ReadFull(b, make([]byte, 10*segmentBytes)); err != nil {
+			t.Fatal(n, err)
+		}
+		want("all of it", time.Second+100*time.Millisecond) // without a break
+
+		// A write that waits for room heeds its deadline, and lets others wait with theirs.
+		a.Write(make([]byte, 50*segmentBytes))
+		start = time.Now()
+		a.SetWriteDeadline(start.Add(100 * time.Millisecond))
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				_, err := a.Write(make([]byte, 1))
+				wantErr(t, "Write", err, os.ErrDeadlineExceeded)
+			})
+		}
+		a.AwaitRoom()
+		want("waiting for room with a deadline", 100*time.Millisecond)
+		wg.Wait()
+		a.SetWriteDeadline(time.Time{})
+		wg.Go(a.AwaitRoom)
+		synctest.Wait()
+		a.KeepUnsent(0)
+		wg.Wait()
+		want("without the limit there", 100*time.Millisecond)
+		wg.Go(func() {
+			a.KeepUnsent(unsent)
+			a.AwaitRoom()
+		})
+		synctest.Wait()
+		a.Close()
+		wg.Wait()
+		want("waiting for room at a closed end", 100*time.Millisecond)
+		b.Close()
+	})
+}
+
+func TestAwaitRoomInTheBuffer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a, b := Pipe(1, Link{Buffer: 100})
+		a.AwaitRoom()
+		a.Write(make([]byte, 100))
+		var wg sync.WaitGroup
+		for _, f := range []func(){func() { b.Read(make([]byte, 1)) }, func() { b.Close() }} {
+			there := false
+			wg.Go(func() {
+				a.AwaitRoom()
+				there = true
+			})
+			synctest.Wait()
+			if there {
+				t.Fatal("room in a full buffer")
+			}
+			f()
+			wg.Wait()
+			a.Write(make([]byte, 1))
+		}
+	})
+}
+
 func TestConcurrentWritesDoNotMix(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a, b := Pipe(1, Link{Buffer: 10, Latency: time.Millisecond})
