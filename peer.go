@@ -120,10 +120,12 @@ func (p Peer) TypeInfos() []TypeInfo {
 	return infos
 }
 
-// MessageLimits is what a peer lets be sent to it at once in the enhanced dialect (EMP/1 section 6.2). It is the same for the whole session.
+// MessageLimits is what a peer lets be sent to it at once in the enhanced dialect (EMP/1 section 6.2).
 type MessageLimits struct {
-	// WindowBytes is its receive window: how much of messages and requests, with 64 bytes for each, may be on the way to it or with its handlers.
+	// WindowBytes is its receive window, as it was advertised: how much of messages and requests, with 64 bytes for each, may be on the way to it or with its handlers.
 	WindowBytes int
+	// FreeBytes is how much of the window is free at this moment. It is all of it again once the peer's handlers are done, or it has refused, what was sent.
+	FreeBytes int
 	// Requests is how many requests may be unanswered; 0: it takes none.
 	Requests int
 }
@@ -140,7 +142,8 @@ func (p Peer) MessageLimits() (l MessageLimits, ok bool) {
 	conn.Do(func(m *peer.Machine) {
 		var window uint32
 		window, l.Requests, ok = m.MuxLimits()
-		l.WindowBytes = int(window)
+		free, _ := m.PeerMuxWindow()
+		l.WindowBytes, l.FreeBytes = int(window), int(free)
 	})
 	return l, ok
 }
