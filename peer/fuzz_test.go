@@ -14,6 +14,7 @@ import (
 	"github.com/parley-bt/parley/internal/wiretest"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
+	"github.com/parley-bt/parley/wire/emp"
 	"github.com/parley-bt/parley/wire/ltep"
 )
 
@@ -21,8 +22,8 @@ import (
 const smallReqQ = 5
 
 // fuzzed makes the dialogue that a fuzzer's first byte asks for: bits 0 and 1 the dialect, bit 2 the role, bit 3 whether the metadata is
-// known, bit 4 whether the hello is over, bit 5 whether we have given out ids, bit 6 whether the peer is unchoked, bit 7 whether the
-// torrent is v2; we have then asked for hashes.
+// known, bit 4 whether the hello is over, bit 5 whether we have given out ids (a responder, with which mux frames are legal then), bit 6 whether the peer
+// is unchoked, bit 7 whether the torrent is v2; we have then asked for hashes.
 func fuzzed(t testing.TB, how byte) *dialogue {
 	v := variants[how&3]
 	g := geometry
@@ -47,6 +48,9 @@ func fuzzed(t testing.TB, how byte) *dialogue {
 		use.MaxBytes[10], use.MaxBytes[11] = 101, 1
 		if err := d.m.SendExchange(&ltep.Exchange{M: []ltep.Entry{{Name: "ut_metadata", ID: 1}, {Name: "a", ID: 10}, {Name: "b", ID: 11}}}, use); err != nil {
 			t.Fatal(err)
+		}
+		if role == Responder {
+			d.enhance()
 		}
 	}
 	if how&64 != 0 {
@@ -84,6 +88,7 @@ func (d *dialogue) checkBounds() {
 			d.t.Fatalf("%s: %d, the limit is %d", name, b.have, b.limit)
 		}
 	}
+	d.checkMux()
 	if m.spareHas != nil && (!m.hasAll || !m.spareHas.Full()) {
 		d.t.Fatalf("a spare set of %d pieces of %d while the peer has all: %v", m.spareHas.Count(), m.spareHas.Len(), m.hasAll)
 	}
@@ -245,6 +250,25 @@ func steps() []step {
 			}
 			return nil
 		}},
+		{name: "mux frame", peer: func(n uint32) any {
+			return wire.Extended{ID: ourMux, Payload: []byte{byte(n), byte(n >> 8 & 3), 1, 0, byte(n >> 10 & 3), 'x', 'y'}[:n>>16%8]}
+		}},
+		{name: "mux exchange", peer: func(n uint32) any { return usual().some(n).exchange(theirMux) }},
+		{name: "SendMessage", ours: func(d *dialogue, n uint32) error {
+			_, err := d.m.SendMessage(d.someType(n), uint8(n>>2%2), int8(n>>3%2), make([]byte, n>>8%20_000))
+			return err
+		}},
+		{name: "Submit", ours: func(d *dialogue, n uint32) error {
+			total := n >> 8 % 60_000
+			return d.m.Submit(&Outgoing{Type: d.someType(n), Total: total, Request: n>>2%2 == 0, ReplyMax: n >> 3 % 8}, make([]byte, (total+1)/2))
+		}},
+		{name: "Respond", ours: func(d *dialogue, n uint32) error {
+			if d.m.mux == nil || d.m.mux.served[n%4].out != nil {
+				return nil
+			}
+			_, err := d.m.Respond(new(Outgoing), n%4, emp.Status(n>>2%8), make([]byte, n>>8%20_000))
+			return err
+		}},
 		{name: "AppendOutput", ours: func(d *dialogue, n uint32) error {
 			checkOutput(d.t, d.m.AppendOutput(d.now, nil, int(n%5000)))
 			return nil
@@ -263,6 +287,14 @@ func steps() []step {
 	}
 }
 
+// someType returns a type that the peer receives in mux frames, or nil.
+func (d *dialogue) someType(n uint32) *MuxType {
+	if d.m.mux == nil {
+		return nil
+	}
+	return d.m.mux.types[[]string{"one", "two", "big", "none"}[n%4]]
+}
+
 // FuzzMachineLegal makes well-formed messages and calls in any order out of the fuzzer's bytes, 4 to a step. Beside what [FuzzMachine] looks for, two
 // machines that go through the same steps, one of them fed byte by byte, must go the same way.
 func FuzzMachineLegal(f *testing.F) {
@@ -275,6 +307,7 @@ func FuzzMachineLegal(f *testing.F) {
 		f.Add(how|0x70, every)
 	}
 	f.Add(byte(0xf3), every)
+	f.Add(byte(0x76), append(every, every...))
 	f.Add(byte(0x73), bytes.Repeat([]byte{9, 0, 0, 0}, 20))
 	f.Add(byte(0x73), bytes.Repeat([]byte{18, 1, 1, 0, 20, 0, 0, 0}, 20))
 	f.Fuzz(func(t *testing.T, how byte, program []byte) {

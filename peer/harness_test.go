@@ -22,15 +22,18 @@ import (
 type variant struct {
 	name    string
 	bits    wire.Reserved
-	dialect wire.Dialect
+	dialect wire.Dialect // after the hellos
 	fast    bool
+	mux     bool // mux frames are legal as well, from the beginning of a story: see enhance
 }
 
 var variants = []variant{
-	{"classic", wire.Reserved{}, wire.DialectClassic, false},
-	{"classic with Fast", wire.Reserved{7: 0x04}, wire.DialectClassic, true},
-	{"ltep", wire.Reserved{5: 0x10}, wire.DialectLTEP, false},
-	{"ltep with Fast", wire.Reserved{5: 0x10, 7: 0x04}, wire.DialectLTEP, true},
+	{"classic", wire.Reserved{}, wire.DialectClassic, false, false},
+	{"classic with Fast", wire.Reserved{7: 0x04}, wire.DialectClassic, true, false},
+	{"ltep", wire.Reserved{5: 0x10}, wire.DialectLTEP, false, false},
+	{"ltep with Fast", wire.Reserved{5: 0x10, 7: 0x04}, wire.DialectLTEP, true, false},
+	{"emp", wire.Reserved{5: 0x10}, wire.DialectLTEP, false, true},
+	{"emp with Fast", wire.Reserved{5: 0x10, 7: 0x04}, wire.DialectLTEP, true, true},
 }
 
 // over runs a story over the variants for which it makes sense; nil means all.
@@ -67,7 +70,9 @@ type dialogue struct {
 	m      *Machine
 	now    time.Time
 	accept *Local // what a responder answers a hello with; nil lets it wait
-	events []any  // not yet wanted: wire.Message (plain, cloned), EventKind, or error for the end
+	events []any  // not yet wanted: wire.Message (plain, cloned), MuxEvent (likewise), EventKind, or error for the end
+	took   int64  // what the messages cost that mux frames have brought whole and that were not given back
+	win    int64  // our window as it began; see checkMux
 }
 
 func newDialogue(t testing.TB, cfg Config) *dialogue {
@@ -88,6 +93,9 @@ func open(t testing.TB, v variant, g bt.Geometry) *dialogue {
 	d.feed(helloOf(v.bits))
 	d.want(EventOpen)
 	d.output()
+	if v.mux {
+		d.enhance()
+	}
 	return d
 }
 
@@ -229,6 +237,12 @@ func (d *dialogue) drain() {
 		switch ev.Kind {
 		case EventMessage:
 			d.events = append(d.events, clone(ev.Msg))
+		case EventMux:
+			e := *ev.Mux
+			e.Data = append([]byte(nil), e.Data...)
+			if d.events = append(d.events, e); e.Kind == MuxData && e.Last {
+				d.took += messageCost(e.Total)
+			}
 		case EventClosed:
 			d.events = append(d.events, closed{d.m.Err()})
 		case EventHello:
@@ -378,6 +392,10 @@ func pair(t testing.TB, v variant, a, b bt.Geometry) *Pair {
 	p.pump()
 	p.a.want(EventOpen)
 	p.b.want(EventHello, EventOpen)
+	if v.mux {
+		p.a.enhance()
+		p.b.enhance()
+	}
 	return p
 }
 

@@ -335,6 +335,9 @@ func (m *Machine) Next() (Event, bool) {
 				m.Close(err)
 				continue
 			}
+			if !ok && m.phase == PhaseClosed { // a frame made way for a message that no id was left for
+				continue
+			}
 			return ev, ok
 		case PhaseClosed:
 			if !m.closedTold {

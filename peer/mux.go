@@ -37,7 +37,7 @@ type MuxType struct {
 	min, max uint8
 	maxLen   uint32
 	open     *Outgoing // our message of this type whose last byte has not gone: no other begins meanwhile (EMP/1 section 7.4)
-	passed   uint32    // the pass of openWaiting that found it blocked
+	passed   uint64    // the pass of openWaiting that found it blocked
 }
 
 // Name returns the type's name. It never changes.
@@ -74,7 +74,7 @@ const (
 	MuxReply
 	// MuxCallEnded: a request of ours, Call, ends without the rest of an answer. See Refused, Status and Code.
 	MuxCallEnded
-	// MuxRefused: a message of ours, wholly sent before, was refused with Code.
+	// MuxRefused: a message of ours, wholly sent before or left to itself, was refused with Code.
 	MuxRefused
 )
 
@@ -87,7 +87,7 @@ type MuxEvent struct {
 	Request     bool   // MuxData
 	First, Last bool   // MuxData, MuxReply
 	Total       uint32 // of the whole message or answer, bytes
-	ReplyMax    uint32 // MuxData of a request: the longest answer the peer takes, at most [wire.MaxMessage]
+	ReplyMax    uint32 // MuxData of a request, with First: the longest answer the peer takes, at most [wire.MaxMessage]
 	Data        []byte
 	Call        *Outgoing
 	Status      emp.Status // MuxReply; MuxCallEnded: StatusTooLarge if the answer was longer than asked for, else StatusAnswered
@@ -99,13 +99,15 @@ type MuxEvent struct {
 type muxState struct {
 	they   emp.TheyOffer
 	types  map[string]*MuxType // every type that the peer has ever offered
-	told   bool                // our own offer has gone
+	we     *MuxUse             // what we offer, as our last exchange with the "emp" key said; nil before the first
+	id     uint8               // under which we accept mux frames, as the first one said
 	active bool                // both offers are there: mux frames are legal
 
 	ev      MuxEvent
 	hasEv   bool
 	frame   emp.Frame
 	changed []*Outgoing // whose state the owner has not looked at yet
+	shown   int         // how many it looked at last: they lie there still
 
 	// The peer's messages: mux_in.go.
 	window   int64 // what the peer may spend
@@ -117,6 +119,7 @@ type muxState struct {
 	in       map[uint32]*incoming
 	spare    *incoming
 	served   map[uint32]served
+	past     int // how many of those do not count any more
 
 	// Ours: mux_out.go.
 	spend   int64 // what we may spend of the peer's window
@@ -126,7 +129,7 @@ type muxState struct {
 	turn    int         // whose turn it is: 0 is the queue of whole frames, i+1 is streams[i]
 	calls   map[uint32]*Outgoing
 	unsent  int // bytes of answers in streams
-	pass    uint32
+	pass    uint64
 }
 
 // theyOffer takes what an exchange says of mux frames. An error ends the session.
@@ -177,7 +180,7 @@ func (m *Machine) updateTypes() {
 	m.openWaiting() // some that wait may have lost their type
 }
 
-// weOffer notes what SendExchange has announced of mux frames.
+// weOffer notes what SendExchange has announced of mux frames. An exchange without "emp" leaves all as it was.
 func (m *Machine) weOffer(use *MuxUse) {
 	if use == nil {
 		return
@@ -186,9 +189,10 @@ func (m *Machine) weOffer(use *MuxUse) {
 		m.mux = new(muxState)
 	}
 	x := m.mux
-	if !x.told {
-		x.told, x.window, x.requests = true, int64(use.Window), use.Requests
+	if x.we == nil {
+		x.id, x.window, x.requests = use.ID, int64(max(use.Window, wire.MinWindow)), use.Requests // a smaller window counts as that (EMP/1 section 6.2)
 	}
+	x.we = use
 	if n := len(use.Types)/64 + 1; n > len(x.offered) {
 		x.offered = append(x.offered, make([]uint64, n-len(x.offered))...)
 		x.opened = append(x.opened, make([]uint64, n-len(x.opened))...)
@@ -205,7 +209,7 @@ func (m *Machine) weOffer(use *MuxUse) {
 func (m *Machine) activate() {
 	x := m.mux
 	m.sharedNew = true
-	if x.active || !x.told || !x.they.Active() {
+	if x.active || x.we == nil || !x.they.Active() {
 		return
 	}
 	x.active = true
@@ -244,11 +248,12 @@ func (m *Machine) SharedChanged() bool { return m.sharedNew }
 // valid until the machine is used again.
 func (m *Machine) MuxChanged() []*Outgoing {
 	x := m.mux
-	if x == nil || len(x.changed) == 0 {
+	if x == nil {
 		return nil
 	}
 	all := x.changed
-	x.changed = x.changed[:0]
+	clear(all[len(all):max(len(all), x.shown)]) // the machine keeps nothing that is over
+	x.changed, x.shown = x.changed[:0], len(all)
 	for _, o := range all {
 		o.noted = false
 	}
@@ -275,10 +280,12 @@ func (m *Machine) closeMux() {
 		}
 	}
 	for _, o := range x.calls {
-		x.fail(o, ErrNotOpen)
+		if o.state = outDone; !o.discard { // of those that are discarded the owner knows, or wants to know no more
+			x.fail(o, ErrNotOpen)
+		}
 	}
 	x.waiting, x.streams, x.turn, x.unsent = nil, nil, 0, 0
-	x.in, x.spare, x.served, x.calls, x.owed = nil, nil, nil, nil, 0
+	x.in, x.spare, x.served, x.past, x.calls, x.owed = nil, nil, nil, 0, nil, 0
 }
 
 // control begins a mux frame among the control output and returns where; endExtension ends it.

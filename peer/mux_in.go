@@ -19,7 +19,8 @@ type incoming struct {
 // served is a request of the peer that is not answered yet, so that it counts (EMP/1 section 7.3).
 type served struct {
 	replyMax  uint32
-	cancelled bool      // the peer no longer waits: RESET with RESPONSE is owed, or the rest of an answer that has begun
+	cancelled bool      // the peer no longer waits: RESET with RESPONSE is owed
+	past      bool      // its rest was RESET while the answer is under way: it does not count any more
 	out       *Outgoing // the answer, once there is one
 }
 
@@ -73,7 +74,7 @@ func (x *muxState) event(k MuxEventKind, id uint32) *MuxEvent {
 
 // ourType returns what we offer under an id, and whether it was ever offered in this session.
 func (m *Machine) ourType(id uint32) (*OurType, bool) {
-	x, use := m.mux, m.weUse.Mux
+	x, use := m.mux, m.mux.we
 	if id >= uint32(len(use.Types)) || id/64 >= uint32(len(x.offered)) || x.offered[id/64]>>(id%64)&1 == 0 {
 		return nil, false
 	}
@@ -116,7 +117,7 @@ func (m *Machine) muxFirst(f *emp.Frame) error {
 		if err := m.sendStop(f.ID, false, emp.CodeWithdrawn); err != nil {
 			return err
 		}
-	case f.Request && len(x.served) >= x.requests: // EMP/1 section 7.3: above "req"
+	case f.Request && len(x.served)-x.past >= x.requests: // EMP/1 section 7.3: above "req"
 		discard = true
 		x.owed += cost
 		if err := m.sendStatus(f.ID, emp.StatusBusy); err != nil {
@@ -199,29 +200,58 @@ func (m *Machine) muxReset(f *emp.Frame) error {
 		return m.muxError(ErrUnknownMessage, "RESET of id %d, which was never opened", f.ID)
 	}
 	if in := x.in[f.ID]; in != nil {
+		// It counts until this RESET, which is not confirmed.
 		x.end(in)
-		if !in.discard {
+		s, waits := x.served[f.ID]
+		switch {
+		case !in.discard:
 			x.owed += messageCost(in.total)
-			delete(x.served, f.ID) // it counts until this RESET, which is not confirmed
+			x.forget(f.ID)
 			x.event(MuxDropped, f.ID)
+		case waits && s.out.begun: // the peer may have given up the rest because the answer has begun: that goes on
+			s.past = true
+			x.served[f.ID] = s
+			x.past++
+		case waits:
+			m.dropAnswer(f.ID, s.out, f.Code)
 		}
 		return nil
 	}
-	m.cancelServed(f.ID)
-	return nil
+	return m.cancelServed(f.ID, f.Code)
+}
+
+// forget ends a request of the peer. It need not be one that waits.
+func (x *muxState) forget(id uint32) {
+	if x.served[id].past {
+		x.past--
+	}
+	delete(x.served, id)
+}
+
+// dropAnswer ends a request whose answer the peer does not want.
+func (m *Machine) dropAnswer(id uint32, o *Outgoing, code emp.Code) {
+	m.dropStream(o)
+	m.mux.forget(id)
+	o.Code = code
+	m.mux.fail(o, ErrRefused)
 }
 
 // cancelServed notes that the peer no longer waits for the answer to a whole request. Finished ids are ignored. If the answer has begun its rest confirms it;
-// else the owner is told, whose handler must return first.
-func (m *Machine) cancelServed(id uint32) {
+// else RESET does: at once if there is an answer, or the owner is told, whose handler must return first (EMP/1 section 7.5).
+func (m *Machine) cancelServed(id uint32, code emp.Code) error {
 	x := m.mux
 	s, waits := x.served[id]
-	if !waits || s.cancelled || s.out != nil {
-		return
+	switch {
+	case !waits || s.cancelled:
+	case s.out == nil:
+		s.cancelled = true
+		x.served[id] = s
+		x.event(MuxCancelled, id)
+	case !s.out.begun:
+		m.dropAnswer(id, s.out, code)
+		return m.sendReset(id, true, emp.CodeCancelled)
 	}
-	s.cancelled = true
-	x.served[id] = s
-	x.event(MuxCancelled, id)
+	return nil
 }
 
 // muxReplyStop handles the peer's refusal of an answer: EMP/1 section 7.5.
@@ -232,20 +262,17 @@ func (m *Machine) muxReplyStop(f *emp.Frame) error {
 		return nil
 	}
 	if s.out != nil { // a sender that has not yet sent the last byte answers RESET
-		m.dropStream(s.out)
-		delete(x.served, f.ID)
-		x.fail(s.out, ErrRefused)
+		m.dropAnswer(f.ID, s.out, f.Code)
 		return m.sendReset(f.ID, true, emp.CodeCancelled)
 	}
 	if in := x.in[f.ID]; in != nil && !in.discard { // no handler has seen it, since it is not whole
 		in.discard = true
 		x.owed += messageCost(in.total)
-		delete(x.served, f.ID)
+		x.forget(f.ID)
 		x.event(MuxDropped, f.ID)
 		return m.sendReset(f.ID, true, emp.CodeCancelled)
 	}
-	m.cancelServed(f.ID)
-	return nil
+	return m.cancelServed(f.ID, f.Code)
 }
 
 // muxReply takes a fragment of an answer: EMP/1 sections 7.2, 7.3 and 7.5.
@@ -268,7 +295,8 @@ func (m *Machine) muxReply(f *emp.Frame) error {
 	}
 	o.replyGot += uint32(len(f.Data))
 	last := o.replyGot == o.replyTotal
-	if f.First && o.state == outOpen { // an answer before the request's last byte: the rest is of no use
+	early := f.First && o.state == outOpen
+	if early { // an answer before the request's last byte: the rest is of no use
 		m.dropStream(o)
 		o.state = outSent
 		if err := m.resetOut(o, emp.CodeCancelled); err != nil {
@@ -278,20 +306,23 @@ func (m *Machine) muxReply(f *emp.Frame) error {
 	switch {
 	case o.discard:
 	case f.First && f.Total > o.ReplyMax: // EMP/1 section 7.3
-		o.discard = true
-		ev := x.event(MuxCallEnded, f.ID)
-		ev.Call, ev.Status = o, emp.StatusTooLarge
 		if !last {
 			if err := m.sendStop(f.ID, true, emp.CodeTooLarge); err != nil {
 				return err
 			}
 		}
+		o.discard = true
+		ev := x.event(MuxCallEnded, f.ID)
+		ev.Call, ev.Status = o, emp.StatusTooLarge
 	default:
 		ev := x.event(MuxReply, f.ID)
 		ev.Call, ev.Status, ev.First, ev.Last, ev.Total, ev.Data = o, o.status, f.First, last, o.replyTotal, f.Data
 	}
-	if last {
+	switch {
+	case last:
 		m.callOver(o)
+	case early:
+		m.openWaiting() // the next of its type may go
 	}
 	return nil
 }
@@ -326,6 +357,9 @@ func (m *Machine) muxStop(f *emp.Frame) error {
 			m.dropStream(o)
 			o.Code = f.Code
 			x.fail(o, ErrRefused)
+			if o.left {
+				x.event(MuxRefused, f.ID).Code = f.Code
+			}
 			if err := m.resetOut(o, emp.CodeCancelled); err != nil {
 				return err
 			}
@@ -367,7 +401,7 @@ func (m *Machine) Credit(n int64) {
 }
 
 // RefuseMessage answers STOP to a message or request of the peer and gives its cost back; total is its length. Without Last, what still comes of it is read
-// past and not told. It replaces Credit, and Respond. An error has closed the session.
+// past and not told. It replaces Credit, and Respond; a message that was told to be dropped has been given back already. An error has closed the session.
 func (m *Machine) RefuseMessage(id, total uint32, code emp.Code) error {
 	x := m.mux
 	if x == nil || !x.active {
@@ -377,7 +411,11 @@ func (m *Machine) RefuseMessage(id, total uint32, code emp.Code) error {
 	if in := x.in[id]; in != nil {
 		in.discard = true
 	}
-	delete(x.served, id)
+	cancelled := x.served[id].cancelled
+	x.forget(id)
+	if cancelled { // that is always confirmed, by RESET with RESPONSE (EMP/1 section 7.5)
+		return m.closeOn(m.sendReset(id, true, emp.CodeCancelled))
+	}
 	return m.closeOn(m.sendStop(id, false, code))
 }
 
@@ -398,7 +436,7 @@ func (m *Machine) Respond(o *Outgoing, id uint32, status emp.Status, payload []b
 		x.owed += messageCost(in.total)
 	}
 	if s.cancelled {
-		delete(x.served, id)
+		x.forget(id)
 		return true, m.closeOn(m.sendReset(id, true, emp.CodeCancelled))
 	}
 	if uint64(len(payload)) > uint64(s.replyMax) {
@@ -409,7 +447,7 @@ func (m *Machine) Respond(o *Outgoing, id uint32, status emp.Status, payload []b
 		}
 	}
 	if len(payload) == 0 {
-		delete(x.served, id)
+		x.forget(id)
 		return true, m.closeOn(m.sendStatus(id, status))
 	}
 	*o = Outgoing{Owner: o.Owner, Total: uint32(len(payload)), data: payload, id: id, status: status, answer: true, state: outOpen}

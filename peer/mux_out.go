@@ -41,6 +41,7 @@ type Outgoing struct {
 	startAt int64 // where in the queue of whole frames the one that opened it ends
 	state   outState
 	noted   bool
+	left    bool // to itself: nobody waits for it any more
 	err     error
 
 	answer               bool
@@ -55,6 +56,26 @@ func (o *Outgoing) Done() bool { return o.state == outDone }
 
 // Hungry reports whether the machine has taken all the data that it was given, and more is to come: see [Machine.Supply].
 func (o *Outgoing) Hungry() bool { return o.state == outOpen && len(o.data) == 0 && o.sent < o.Total }
+
+// TailBytes is the most that [Machine.TakeTail] takes.
+const TailBytes = 128 << 10
+
+// Tail returns how many bytes are left of a message of which the machine has all the rest, if they are no more than [TailBytes]; else 0. It is reported by
+// [Machine.MuxChanged] once.
+func (o *Outgoing) Tail() int {
+	if o.state != outOpen || o.answer || len(o.data) > TailBytes || uint32(len(o.data)) != o.Total-o.sent {
+		return 0
+	}
+	return len(o.data)
+}
+
+// TakeTail copies what is left of a message, see [Outgoing.Tail], behind buf, which from then on takes the place of the owner's memory. It returns what it has appended to.
+func (m *Machine) TakeTail(o *Outgoing, buf []byte) []byte {
+	n := len(buf)
+	buf = append(buf, o.data...)
+	o.data, o.left = buf[n:], true
+	return buf
+}
 
 // Err returns why the message failed: [ErrRefused] (see Code), [ErrTypeNotShared], [ErrVersionNotShared], [ErrMessageTooLarge], [ErrNotOpen].
 func (o *Outgoing) Err() error { return o.err }
@@ -120,7 +141,7 @@ func (x *muxState) ahead(t *MuxType, priority int8) bool {
 }
 
 // Submit takes a message or request that is to go when its turn comes. data is its beginning or all of it, at least one byte unless Total is 0; it is not copied,
-// and must not change until o is reported by [Machine.MuxChanged]. The errors are those of SendMessage, and say that nothing has been taken.
+// and must not change until o is reported by [Machine.MuxChanged], or, of a request, its answer or its end is told. The errors are those of SendMessage, and say that nothing has been taken.
 func (m *Machine) Submit(o *Outgoing, data []byte) error {
 	x := m.mux
 	if x == nil || !x.active {
@@ -137,11 +158,17 @@ func (m *Machine) Submit(o *Outgoing, data []byte) error {
 	}
 	o.ReplyMax = min(o.ReplyMax, wire.MaxMessage)
 	o.state, o.data = outWaiting, data
-	i := len(x.waiting)
-	for i > 0 && x.waiting[i-1].Priority < o.Priority {
-		i--
+	// It goes before the first that is less urgent, but never before one of its type: their order stays (EMP/1 section 7.4).
+	at := slices.IndexFunc(x.waiting, func(w *Outgoing) bool { return w.Priority < o.Priority })
+	if at < 0 {
+		at = len(x.waiting)
 	}
-	x.waiting = slices.Insert(x.waiting, i, o)
+	for i := len(x.waiting); i > at; i-- {
+		if x.waiting[i-1].Type == o.Type {
+			at = i
+		}
+	}
+	x.waiting = slices.Insert(x.waiting, at, o)
 	m.openWaiting()
 	return nil
 }
@@ -168,7 +195,7 @@ func (m *Machine) Abandon(o *Outgoing, code emp.Code) error {
 	case outOpen:
 		m.dropStream(o)
 		if o.answer {
-			delete(x.served, o.id)
+			x.forget(o.id)
 		} else if o.Request {
 			delete(x.calls, o.id)
 		}
@@ -182,6 +209,9 @@ func (m *Machine) Abandon(o *Outgoing, code emp.Code) error {
 			return nil
 		}
 		o.discard = true
+		if o.replyBegun { // a RESET would be confirmed by all the rest of the answer, STOP is by RESET (EMP/1 section 7.5)
+			return m.closeOn(m.sendStop(o.id, true, code))
+		}
 		return m.closeOn(m.resetOut(o, code))
 	}
 	return nil
@@ -269,7 +299,7 @@ func (x *muxState) finish(o *Outgoing) {
 		return
 	}
 	if o.answer {
-		delete(x.served, o.id)
+		x.forget(o.id)
 	}
 	o.state = outDone
 	x.note(o)
@@ -314,6 +344,11 @@ func (m *Machine) resetOut(o *Outgoing, code emp.Code) error {
 
 // appGone returns how many bytes of the queue have ever been taken from it.
 func (m *Machine) appGone() int64 { return m.appEnd - int64(m.AppQueued()) }
+
+// nextQueued returns how many bytes the first frame of the queue takes. There must be one.
+func (m *Machine) nextQueued() int {
+	return classic.LengthBytes + int(binary.BigEndian.Uint32(m.app[m.appHead:]))
+}
 
 // appRoom reports whether a message with n bytes in its first frame may join the queue.
 func (m *Machine) appRoom(n int) bool {
@@ -369,12 +404,7 @@ func (m *Machine) anyStream() bool {
 	if m.mux == nil {
 		return false
 	}
-	for _, o := range m.mux.streams {
-		if m.streamReady(o) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(m.mux.streams, m.streamReady)
 }
 
 // streamReady reports whether a fragment may go: there is data, and the frame that opened the message has gone.
@@ -398,7 +428,7 @@ func (m *Machine) appendTurns(dst []byte, limit int) []byte {
 		}
 		switch turn := x.turn; {
 		case turn == 0:
-			if m.AppQueued() > 0 && (len(dst) == from || m.NextApp() <= room) {
+			if m.AppQueued() > 0 && (len(dst) == from || m.nextQueued() <= room) {
 				dst = m.appendQueued(dst, min(room, muxUnit))
 			} else if m.AppQueued() > 0 {
 				return dst
@@ -419,8 +449,8 @@ func (m *Machine) appendTurns(dst []byte, limit int) []byte {
 				x.removeStream(turn - 1)
 				x.finish(o)
 				m.openWaiting()
-			} else if len(o.data) == 0 {
-				x.note(o)
+			} else if len(o.data) == 0 || o.Tail() > 0 && o.Tail()+wire.MaxFragment > TailBytes {
+				x.note(o) // hungry, or with the tail beginning
 			}
 		}
 		if idle++; len(dst) > took {
@@ -457,7 +487,7 @@ func (m *Machine) appendQueued(dst []byte, limit int) []byte {
 	wait := m.app[m.appHead:]
 	take := len(wait)
 	if take > limit {
-		take = classic.LengthBytes + int(binary.BigEndian.Uint32(wait))
+		take = m.nextQueued()
 		for next := take; next <= limit; {
 			take = next
 			next += classic.LengthBytes + int(binary.BigEndian.Uint32(wait[take:]))

@@ -286,7 +286,7 @@ func (m *Machine) handleExtended(e *wire.Extended) (wire.Message, error) {
 		return m.handleExchange(e.Payload)
 	case m.weUse == nil:
 		return nil, m.quiet()
-	case m.weUse.Mux != nil && e.ID == m.weUse.Mux.ID:
+	case m.mux != nil && m.mux.we != nil && e.ID == m.mux.id:
 		return nil, m.handleMux(e.Payload)
 	case e.ID == m.weUse.Metadata:
 		return m.handleMetadata(e.Payload)

@@ -147,14 +147,14 @@ func (m *Machine) SendExtended(id uint8, payload []byte) error {
 func (m *Machine) AppQueued() int { return len(m.app) - m.appHead }
 
 // NextApp returns how many bytes at most the next frame of application output takes; 0 if none waits.
-func (m *Machine) NextApp() int {
-	if m.AppQueued() == 0 {
-		if m.anyStream() {
-			return muxUnit
-		}
-		return 0
+func (m *Machine) NextApp() (n int) {
+	if m.AppQueued() > 0 {
+		n = m.nextQueued()
 	}
-	return classic.LengthBytes + int(binary.BigEndian.Uint32(m.app[m.appHead:]))
+	if m.anyStream() { // whose turn may come first
+		n = max(n, muxUnit)
+	}
+	return n
 }
 
 // SendExchange puts a type exchange into the outbox; use is the table that it announces, and holds from now on. The errors are [ErrNotOpen], [ErrUnsupported] (the peer does not speak
