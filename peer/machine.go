@@ -72,6 +72,8 @@ type Config struct {
 	KeepAlive time.Duration
 	// SendQueueBytes bounds the messages of mux frames that wait in the outbox; one that is larger goes in when it is empty. See [Machine.SendMessage].
 	SendQueueBytes int
+	// AnswersAtOnce, if it is not 0, is over how many bytes of answers that are not written Next stops in the middle of what was fed: see [Machine.Paused].
+	AnswersAtOnce int
 	// Local is the torrent an initiator asks for; a responder gets it by Accept.
 	Local Local
 }
@@ -185,6 +187,7 @@ type Machine struct {
 	appEnd      int64 // bytes that ever joined app
 	streamed    int64 // bytes of fragments that went without having been in app
 	answerBytes int   // how much of out answers the peer (EMP/1 section 7.5)
+	paused      bool  // Next has stopped for it, and nothing was taken out since
 
 	mux       *muxState // nil until one side offers mux frames
 	sharedNew bool      // what the peer accepts may have changed
@@ -445,9 +448,17 @@ func (m *Machine) open() {
 	m.quietSince = m.now
 }
 
+// Paused reports whether Next has returned false before the end of what was fed, because answers to it pile up: more of them would end the session, though the peer may well read
+// them. The owner writes what there is, and calls Next again, which goes on whether or not that has helped.
+func (m *Machine) Paused() bool { return m.paused && m.phase == PhaseOpen && len(m.in) > 0 }
+
 // nextFrame reads frames until one makes an event.
 func (m *Machine) nextFrame() (Event, bool, error) {
 	for {
+		if m.cfg.AnswersAtOnce > 0 && m.answerBytes > m.cfg.AnswersAtOnce && !m.paused && len(m.in) > 0 {
+			m.paused = true
+			return Event{}, false, nil
+		}
 		b, ok := m.head(classic.LengthBytes)
 		if !ok {
 			return Event{}, false, nil

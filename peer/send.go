@@ -255,7 +255,7 @@ func (m *Machine) NextBlock() (bt.Block, bool) {
 func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {
 	n := len(dst)
 	dst = append(dst, m.out...)
-	m.out, m.answerBytes = m.out[:0], 0
+	m.out, m.answerBytes, m.paused = m.out[:0], 0, false
 	if m.hashes != nil {
 		m.hashes.waiting = false
 	}

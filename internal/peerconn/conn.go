@@ -38,6 +38,13 @@ var ErrStalled = errors.New("write: no progress")
 // appShare is how many bytes of application messages go out before pieces get their turn, where both wait (EMP/1 section 7.4).
 const appShare = classic.PieceHeadBytes + bt.BlockBytes
 
+// What a peer sends at once may bring about more answers than may wait, all of them before the first could be written: thousands of requests, or messages of a type that was
+// withdrawn meanwhile. Who reads its answers is given the time for that.
+const (
+	answersAtOnce = wire.MaxControlBacklog / 4
+	answersWait   = 250 * time.Millisecond
+)
+
 // A Session is what a connection belongs to: one torrent's view of one peer. Its methods are called from the connection's goroutines.
 type Session interface {
 	// Open is called once, on the read loop, when both hellos are complete, before any Deliver.
@@ -101,11 +108,12 @@ type Conn struct {
 	mu       sync.Mutex
 	m        peer.Machine
 	session  Session
-	writing  bool // a write loop runs
-	corked   bool // the read loop handles what came: what that makes us send goes out in one write afterwards
-	busy     bool // the session has what was read and may block: the peer's silence is ours
-	graceful bool // closing in good order
-	fresh    bool // the read loop is to be replaced by a fresh one
+	writing  bool          // a write loop runs
+	corked   bool          // the read loop handles what came: what that makes us send goes out in one write afterwards
+	busy     bool          // the session has what was read and may block: the peer's silence is ours
+	graceful bool          // closing in good order
+	fresh    bool          // the read loop is to be replaced by a fresh one
+	relief   chan struct{} // closed when something was taken out of the machine; nil unless the read loop waits for that
 	netErr   error
 	waiters  []*waiter
 	flushers []flusher
@@ -148,7 +156,7 @@ type flusher struct {
 // its session from o.Host.
 func Start(nc net.Conn, o *Options, cfg peer.Config, s Session) *Conn {
 	c := &Conn{nc: nc, o: o, session: s, timerPos: -1, burst: blockbuf.LargeBytes}
-	cfg.SendQueueBytes = o.SendQueueBytes
+	cfg.SendQueueBytes, cfg.AnswersAtOnce = o.SendQueueBytes, answersAtOnce
 	c.addr = addrPort(nc.RemoteAddr())
 	c.write, c.read = c.writeLoop, c.readLoop
 	c.reader.init(nc)
@@ -422,6 +430,10 @@ func (c *Conn) room(n int) bool {
 // wake lets waiting sends go on as far as there is room, in order; all of them if the connection has ended. The lock is held.
 func (c *Conn) wake(all bool) {
 	c.note()
+	if c.relief != nil {
+		close(c.relief)
+		c.relief = nil
+	}
 	n := 0
 	for _, w := range c.waiters {
 		if !all && !c.room(len(w.payload)) {
@@ -687,6 +699,10 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
 	c.m.Feed(c.o.Now(), buf.Bytes()[:n])
 	for {
 		ev, ok := c.m.Next()
+		if !ok && c.m.Paused() {
+			c.relieve()
+			continue
+		}
 		if !ok {
 			break
 		}
@@ -778,6 +794,36 @@ func (c *Conn) answer(buf []byte) {
 		c.wrote(gone)
 		c.wake(false)
 	}
+}
+
+// relieve writes the answers that pile up, or waits a moment for the writer to take them. The lock is held, and released meanwhile.
+func (c *Conn) relieve() {
+	buf := blockbuf.GetLarge()
+	c.answer(buf.Bytes()[:0])
+	buf.Release()
+	c.corked = false
+	c.after()
+	var timer *time.Timer
+	for c.m.Paused() && c.writing && c.netErr == nil {
+		if timer == nil {
+			timer = time.NewTimer(answersWait)
+			defer timer.Stop()
+		}
+		relief := make(chan struct{})
+		c.relief = relief
+		c.mu.Unlock()
+		late := false
+		select {
+		case <-relief:
+		case <-timer.C:
+			late = true
+		}
+		c.mu.Lock()
+		if c.relief = nil; late {
+			break
+		}
+	}
+	c.corked = true
 }
 
 // handOver delivers a batch that is full in the middle of a read. The lock is held, and released meanwhile; what others send is not held up.
