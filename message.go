@@ -28,7 +28,7 @@ type Message struct {
 // Handler reacts to one message. Messages of one type and peer are handled one after the other in the order of sending;
 // other types and other peers do not wait for them. It may call anything in this package, Send to the same peer and Withdraw included.
 // ctx ends when the handler returns, when the session ends, or after [Config.HandlerTimeout]; it must not be used after that.
-// An error is logged and counted; it does not end the session.
+// An error is counted, and logged as a warning a few times a minute, else for debugging; it does not end the session.
 //
 // In the enhanced dialect the peer's window is short of the message until the handler returns. If handlers of two peers send to each other and wait, both windows may
 // be used up: a Send in a handler should use ctx, so that it fails in time, and answers belong in a [RequestHandler] (EMP/1 section 7.3).

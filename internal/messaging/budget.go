@@ -1,10 +1,14 @@
 package messaging
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/parley-bt/parley/wire"
+)
 
 // A Budget bounds the memory of messages in mux frames over all peers (EMP/1 section 7.3). Nobody may hold more than a quarter of what is left, so that peers who open the
-// largest messages and never finish them cannot use it up: the more of them there are, the less each can have, and something is always left for the next.
-// It is safe for concurrent use.
+// largest messages and never finish them cannot use it up: the more of them there are, the less each can have. What is left in the end would not do for a single message, so
+// every peer has freeBytes beside the budget. It is safe for concurrent use.
 type Budget struct {
 	most int64
 	used atomic.Int64
@@ -29,13 +33,16 @@ func (b *Budget) take(holds, n int64) bool {
 // give gives n bytes back.
 func (b *Budget) give(n int64) { b.used.Add(-n) }
 
+// freeBytes is what every session may hold without the budget, whatever others hold: the window that every peer has at least, in which a message of the usual length has room.
+const freeBytes = wire.MinWindow
+
 // grantUnit is how much of the budget a peer takes at once, so that small messages do not all go to a counter that everybody uses.
 const grantUnit = 32 << 10
 
 // hold takes n bytes of memory for what the peer sends; false if the budget does not allow it. p.mu is held.
 func (p *Peer) hold(n int64) bool {
-	if b := p.hub.o.Budget; b != nil && p.held+n > p.granted {
-		need := p.held + n - p.granted
+	if b := p.hub.o.Budget; b != nil && p.held+n > p.granted+freeBytes {
+		need := p.held + n - p.granted - freeBytes
 		switch {
 		case b.take(p.granted, max(need, grantUnit)):
 			p.granted += max(need, grantUnit)
@@ -52,8 +59,8 @@ func (p *Peer) hold(n int64) bool {
 // drop gives n bytes of memory back. p.mu is held.
 func (p *Peer) drop(n int64) {
 	p.held -= n
-	if p.held == 0 || p.granted-p.held > 4*grantUnit {
-		p.returnBudget(p.held)
+	if over := max(p.held-freeBytes, 0); over == 0 || p.granted-over > 4*grantUnit {
+		p.returnBudget(over)
 	}
 }
 

@@ -181,6 +181,7 @@ type Type struct {
 	handler   Handler
 	withdrawn chan struct{}
 	feed      chan *Message // without a handler: to whoever iterates
+	failures  failures
 
 	mu       sync.Mutex
 	partials map[*inbound]struct{} // messages of which more is to come

@@ -203,7 +203,7 @@ func putBuffer(b *[]byte) {
 // add adds data to what has come of a message; false if the budget does not allow it. The lock is held.
 func (p *Peer) add(in *inbound, data []byte) bool {
 	if in.stream != nil {
-		if !p.hold(int64(len(data))) {
+		if !p.hold(in.stream.need(len(data))) {
 			return false
 		}
 		in.stream.add(data)
@@ -220,14 +220,17 @@ func (p *Peer) add(in *inbound, data []byte) bool {
 			class++
 		}
 		size := int64(firstBuffer) << (2 * class)
-		if !p.hold(size) {
+		old := int64(cap(deref(in.buf)))
+		if !p.hold(size - old) { // both are there while one is copied into the other
 			return false
 		}
 		b := getBuffer(class)
 		*b = append(*b, deref(in.buf)...)
-		p.freeBuffer(in)
+		if in.buf != nil {
+			putBuffer(in.buf)
+		}
 		in.buf = b
-		in.charged += size
+		in.charged += size - old
 	}
 	*in.buf = append(*in.buf, data...)
 	return true

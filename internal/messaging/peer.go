@@ -481,7 +481,7 @@ func (p *Peer) handle(ctx *handlerContext, q *queue, m *Message) *handlerContext
 	}
 	q.handled(n, err)
 	if err != nil {
-		p.hub.o.Logger.Warn("message handler failed", "type", t.name, "error", err)
+		t.failures.tell(p.hub.o.Logger, "message handler failed", t.name, err)
 	}
 	if ctx.finish() {
 		return newHandlerContext(p) // somebody may still hold the old one

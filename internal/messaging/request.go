@@ -99,7 +99,7 @@ func (p *Peer) serve(q *queue, m *Message, in *inbound) (used bool) {
 		q.counters.BytesIn.Add(int64(in.total))
 		if err != nil {
 			q.counters.Errors.Add(1)
-			p.hub.o.Logger.Warn("request handler failed", "type", t.name, "error", err)
+			t.failures.tell(p.hub.o.Logger, "request handler failed", t.name, err)
 		}
 	}
 	m.Payload = nil

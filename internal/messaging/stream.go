@@ -17,7 +17,8 @@ var (
 	ErrSessionEnded = errors.New("the session has ended")
 )
 
-// Stream is the payload of a message as it comes. It is read by one goroutine, the handler's. What has come and is not read yet lies in blocks.
+// Stream is the payload of a message as it comes. It is read by one goroutine, the handler's. What has come and is not read yet lies in blocks, each of which counts whole:
+// a byte takes a block.
 type Stream struct {
 	in    *inbound // nil for one that came whole
 	total int64
@@ -26,7 +27,6 @@ type Stream struct {
 	blocks []*blockbuf.Buf
 	head   int    // bytes of the first block that have been read
 	rest   []byte // of one that came whole
-	got    int64
 	read   int64
 	err    error         // why no more comes; io.EOF once it is whole
 	more   chan struct{} // capacity 1
@@ -39,11 +39,21 @@ func newStream(in *inbound) *Stream {
 
 // whole returns the stream of a message that has come whole.
 func whole(payload []byte) *Stream {
-	return &Stream{total: int64(len(payload)), rest: payload, got: int64(len(payload)), err: io.EOF}
+	return &Stream{total: int64(len(payload)), rest: payload, err: io.EOF}
 }
 
 // Len returns the length of the message, bytes.
 func (s *Stream) Len() int64 { return s.total }
+
+// need returns how much memory n more bytes take. Nothing but add makes it more.
+func (s *Stream) need(n int) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := len(s.blocks); k > 0 {
+		n -= wire.MaxFragment - s.blocks[k-1].Len()
+	}
+	return int64(max(n, 0)+wire.MaxFragment-1) / wire.MaxFragment * wire.MaxFragment
+}
 
 // add adds what has come. It copies data.
 func (s *Stream) add(data []byte) {
@@ -52,7 +62,6 @@ func (s *Stream) add(data []byte) {
 	if s.closed {
 		return
 	}
-	s.got += int64(len(data))
 	for len(data) > 0 {
 		var b *blockbuf.Buf
 		if n := len(s.blocks); n > 0 && s.blocks[n-1].Len() < wire.MaxFragment {
@@ -103,7 +112,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			s.mu.Unlock()
 			return n, nil
 		}
-		n := 0
+		n, freed := 0, int64(0)
 		for n < len(p) && len(s.blocks) > 0 {
 			b := s.blocks[0]
 			k := copy(p[n:], b.Bytes()[s.head:])
@@ -113,6 +122,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 					break // the next fragment goes into it
 				}
 				b.Release()
+				freed += wire.MaxFragment
 				s.blocks[0] = nil
 				s.blocks, s.head = s.blocks[1:], 0
 			}
@@ -120,13 +130,14 @@ func (s *Stream) Read(p []byte) (int, error) {
 		s.read += int64(n)
 		err, closed := s.err, s.closed
 		s.mu.Unlock()
+		if freed > 0 {
+			p := s.in.p
+			p.mu.Lock()
+			p.drop(freed)
+			p.mu.Unlock()
+		}
 		switch {
 		case n > 0:
-			if p := s.in.p; !closed {
-				p.mu.Lock()
-				p.drop(int64(n))
-				p.mu.Unlock()
-			}
 			return n, nil
 		case closed:
 			return 0, io.ErrClosedPipe
@@ -137,16 +148,17 @@ func (s *Stream) Read(p []byte) (int, error) {
 	}
 }
 
-// close takes back what was not read, and reports how much of the budget that was, and whether the message has come whole or will not.
+// close takes back what was not read, and reports how much memory that was, and whether the message has come whole or will not.
 func (s *Stream) close() (unread int64, over bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	unread = int64(len(s.blocks)) * wire.MaxFragment
 	for _, b := range s.blocks {
 		b.Release()
 	}
 	s.blocks = nil
-	return s.got - s.read, s.err != nil
+	return unread, s.err != nil
 }
 
 // closeStream ends a streamed message whose handler has returned: what is still to come is refused, and its cost given back to the peer.
