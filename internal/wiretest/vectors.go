@@ -154,9 +154,12 @@ func appendBytes(dst []byte, line string) ([]byte, error) {
 			rest = strings.TrimLeft(more, " ")
 		}
 		var b []byte
-		if word[0] == '"' {
+		switch {
+		case word == "":
+			err = errors.New("nothing to repeat")
+		case word[0] == '"':
 			b, err = unquote(word)
-		} else {
+		default:
 			b, err = hex.DecodeString(word)
 		}
 		if err != nil {
