@@ -255,12 +255,10 @@ func (ty *Type) resolve(p Peer, m *Outgoing) (messaging.Target, error) {
 
 // gone returns an error if the type has been withdrawn.
 func (ty *Type) gone() error {
-	select {
-	case <-ty.mt.Withdrawn():
+	if ty.mt.Gone() {
 		return fmt.Errorf("message type %q: %w", ty.Name(), ErrClosed)
-	default:
-		return nil
 	}
+	return nil
 }
 
 // Send sends one message to one peer, in the version that [Type.Version] reports; see [Peer.Send]. [ErrClosed] if the type has been withdrawn.

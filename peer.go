@@ -1,6 +1,7 @@
 package parley
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -264,13 +265,13 @@ func (p Peer) sendTo(ctx context.Context, name string, t messaging.Target, versi
 	if conn == nil {
 		return fmt.Errorf("peer %v: %w", p, ErrClosed)
 	}
-	if err := p.check(name, t, version, len(payload)); err != nil {
-		return err
-	}
 	var err error
 	if t.Mux.Type != nil {
-		err = conn.SendMux(ctx, t.Mux.Type, version, priority, payload)
-	} else {
+		err = conn.SendMux(ctx, t.Mux.Type, version, priority, payload) // which checks it again, and must
+		if errors.Is(err, peer.ErrVersionNotShared) || errors.Is(err, peer.ErrMessageTooLarge) {
+			err = cmp.Or(p.check(name, t, version, len(payload)), err) // in better words
+		}
+	} else if err = p.check(name, t, version, len(payload)); err == nil {
 		err = conn.SendApp(ctx, t.Plain, payload)
 	}
 	if err != nil {

@@ -180,6 +180,7 @@ type Type struct {
 	spec      Spec
 	handler   Handler
 	withdrawn chan struct{}
+	ended     atomic.Bool   // withdrawn is closed
 	feed      chan *Message // without a handler: to whoever iterates
 	failures  failures
 
@@ -344,7 +345,9 @@ func (h *Hub) rebuild() {
 	if len(h.ours) > 0 {
 		window := h.o.WindowBytes
 		if window <= 0 {
-			window = max(DefaultWindow, 2*(largest+wire.MessageCost))
+			// So many of the largest that their sender need not wait for each one's handler; fewer of the very large.
+			all := largest + wire.MessageCost
+			window = max(DefaultWindow, min(4*all, 16<<20), 2*all)
 		}
 		h.creditSoon.Store(int64(max(window, wire.MinWindow)) / 4)
 		u.Mux = &peer.MuxUse{ID: MuxID, Window: uint32(max(window, wire.MinWindow)), Requests: max(h.o.Requests, 0), Types: slices.Clone(h.ours)}
@@ -467,8 +470,12 @@ func (t *Type) withdraw() {
 	if t.id != 0 {
 		t.hub.byID[t.id].Store(nil)
 	}
+	t.ended.Store(true)
 	close(t.withdrawn)
 }
+
+// Gone reports whether the type has been withdrawn.
+func (t *Type) Gone() bool { return t.ended.Load() }
 
 // Withdrawn returns a channel that is closed when the type has been withdrawn.
 func (t *Type) Withdrawn() <-chan struct{} { return t.withdrawn }

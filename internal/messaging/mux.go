@@ -95,17 +95,18 @@ func (p *Peer) data(m *peer.Machine, ev *peer.MuxEvent) {
 		p.mu.Unlock()
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if ev.Last && !ev.Request { // the usual case
-		if !p.hold(cost(ev.Total)) {
-			p.refuse(m, ev, t, emp.CodeBusy)
+		if p.stageMessage(t, ev) {
 			return
 		}
-		p.in++
-		p.queueOf(t).put(viaMux, ev.Version, ev.Data)
+		p.mu.Lock()
+		p.refuse(m, ev, t, emp.CodeBusy)
+		p.mu.Unlock()
 		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handOver() // the order of a type's messages is that of their coming
 	if !p.hold(wire.MessageCost) {
 		p.refuse(m, ev, t, emp.CodeBusy)
 		return
@@ -136,10 +137,46 @@ func (p *Peer) data(m *peer.Machine, ev *peer.MuxEvent) {
 	t.addPartial(in)
 }
 
+// stageUnit is how much of the budget is taken at once for messages to come.
+const stageUnit = 4 << 10
+
+// stageMessage takes a whole message; false if the budget does not allow it.
+func (p *Peer) stageMessage(t *Type, ev *peer.MuxEvent) bool {
+	s, n := &p.stage, cost(ev.Total)
+	if s.q == nil || s.q.t != t || s.room < n || s.buf != nil && len(*s.buf) >= fullBuffer {
+		p.mu.Lock()
+		p.handOver()
+		s.q = p.queueOf(t)
+		ok := s.room >= n
+		if !ok {
+			want := max(n, stageUnit) - s.room
+			if ok = p.hold(want); !ok {
+				want = n - s.room
+				ok = p.hold(want)
+			}
+			if ok {
+				s.room += want
+			}
+		}
+		p.mu.Unlock()
+		if !ok {
+			return false
+		}
+	}
+	if s.buf == nil {
+		s.buf = buffers.Get().(*[]byte)
+	}
+	record(s.buf, viaMux, ev.Version, ev.Data)
+	s.count++
+	s.room -= n
+	return true
+}
+
 // more takes a later fragment.
 func (p *Peer) more(m *peer.Machine, ev *peer.MuxEvent) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.handOver()
 	in := p.partials[ev.ID]
 	if in == nil {
 		return // it was refused a moment ago

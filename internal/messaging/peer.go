@@ -35,6 +35,7 @@ type Peer struct {
 	Refused     atomic.Int64  // messages of ours that the peer refused after they had gone
 
 	// Of messages in mux frames: see mux.go and request.go.
+	stage   stage
 	owed    atomic.Int64 // bytes of window that handlers have given back and the connection has not been told of
 	timer   *time.Timer  // tells it at last
 	unsent  atomic.Int64 // bytes of answers that wait to be written
@@ -67,7 +68,7 @@ type Conn interface {
 type queue struct {
 	t        *Type
 	counters *Counters
-	pending  *[]byte    // records: see put
+	pending  []*[]byte  // records, in order: see put
 	large    []*inbound // the payloads of those records that have theirs elsewhere, in order
 	usual    int        // how long the last of those was: the next begins with a buffer of that length
 	running  bool
@@ -88,18 +89,35 @@ const (
 
 // put adds a record.
 func (q *queue) put(via, version byte, payload []byte) {
-	if q.pending == nil {
-		q.pending = buffers.Get().(*[]byte)
+	n := len(q.pending)
+	if n == 0 || len(*q.pending[n-1]) >= fullBuffer {
+		q.pending = append(q.pending, buffers.Get().(*[]byte))
+		n++
 	}
-	b := binary.LittleEndian.AppendUint32(*q.pending, uint32(len(payload)))
-	*q.pending = append(append(b, via, version), payload...)
+	record(q.pending[n-1], via, version, payload)
+}
+
+func record(to *[]byte, via, version byte, payload []byte) {
+	b := binary.LittleEndian.AppendUint32(*to, uint32(len(payload)))
+	*to = append(append(b, via, version), payload...)
+}
+
+// stage is messages of one type that the read loop has taken and not handed over: a lock for each would cost a good part of what a small message costs. It belongs to the
+// read loop.
+type stage struct {
+	q     *queue
+	buf   *[]byte // records
+	count int64
+	room  int64 // of the budget: what was taken for messages to come
 }
 
 // buffers holds the byte buffers of queues while they are empty, so that idle peers hold none.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// maxPooled is the largest buffer that is kept for others.
-const maxPooled = 2 << 20
+const (
+	fullBuffer = 128 << 10 // from here on records go to another buffer
+	maxPooled  = 2 << 20   // the largest buffer that is kept for others
+)
 
 // NewPeer returns the application side of a new session.
 func (h *Hub) NewPeer(owner any) *Peer {
@@ -240,6 +258,7 @@ func (p *Peer) App(id uint8, payload []byte) {
 	}
 	p.used.Add(int64(len(payload)) + messageOverhead)
 	p.mu.Lock()
+	p.handOver()
 	p.in++
 	p.queueOf(t).put(0, 0, payload)
 	p.mu.Unlock()
@@ -260,9 +279,7 @@ func (p *Peer) queueOf(t *Type) *queue {
 
 // AppsDone starts the workers of the queues that have something, and waits while the peer's queues are full; see peerconn.Session.
 func (p *Peer) AppsDone() {
-	p.mu.Lock()
-	p.start()
-	p.mu.Unlock()
+	p.Start()
 	for p.used.Load() > int64(p.hub.o.QueueBytes) && !p.interrupted.Load() {
 		p.waiting.Store(true)
 		if p.used.Load() <= int64(p.hub.o.QueueBytes) {
@@ -277,10 +294,32 @@ func (p *Peer) AppsDone() {
 	}
 }
 
+// Start hands over what has come, and starts the workers of what waits. It does not block.
+func (p *Peer) Start() {
+	p.mu.Lock()
+	p.handOver()
+	p.start()
+	p.mu.Unlock()
+}
+
+// handOver moves what is staged to its queue. The lock is held.
+func (p *Peer) handOver() {
+	s := &p.stage
+	if s.count > 0 {
+		s.q.pending = append(s.q.pending, s.buf)
+		p.in += s.count
+		s.buf, s.count = nil, 0
+	}
+	if s.room > 0 {
+		p.drop(s.room)
+		s.room = 0
+	}
+}
+
 // start starts the workers of what waits. The lock is held.
 func (p *Peer) start() {
 	for _, q := range p.queues {
-		if q.pending != nil && !q.running {
+		if len(q.pending) > 0 && !q.running {
 			q.running = true
 			p.begin()
 			go p.work(q)
@@ -304,7 +343,7 @@ func (p *Peer) begin() {
 
 // idle reports whether nothing waits and nothing is handled. The lock is held.
 func (q *queue) idle() bool {
-	return !q.running && q.pending == nil && len(q.requests) == 0 && q.handling == 0
+	return !q.running && len(q.pending) == 0 && len(q.requests) == 0 && q.handling == 0
 }
 
 // Interrupt lets AppsDone return although the queues are full, because the connection is being closed; see peerconn.Session.
@@ -378,17 +417,15 @@ func (p *Peer) work(q *queue) {
 		m.taken = make(chan struct{})
 	}
 	ctx := newHandlerContext(p)
-	var batch *[]byte
+	var batch []*[]byte
 	var large []*inbound
-	var held int64 // by what of the batch came in mux frames: its buffer is given back as a whole
 	for {
 		p.mu.Lock()
-		if batch != nil {
-			p.drop(held)
-			recycle(batch)
-			held = 0
+		clear(batch)
+		if cap(batch) > cap(q.pending) && len(q.pending) == 0 {
+			q.pending = batch[:0] // so that the next need not make a list
 		}
-		if q.pending == nil {
+		if len(q.pending) == 0 {
 			q.running = false
 			f := p.takeDrained()
 			p.mu.Unlock()
@@ -401,38 +438,40 @@ func (p *Peer) work(q *queue) {
 		batch, q.pending = q.pending, nil
 		large, q.large = q.large, nil
 		p.mu.Unlock()
-		for b := *batch; len(b) > 0; {
-			n, via := int(binary.LittleEndian.Uint32(b)), b[4]
-			m.Version, m.Payload = b[5], b[recordHead:recordHead+n:recordHead+n]
-			b = b[recordHead+n:]
-			switch {
-			case via == 0:
-				ctx = p.handle(ctx, q, m)
-				m.Stream = nil
-				p.release(n)
-			case via&viaLarge != 0:
-				in := large[0]
-				large = large[1:]
-				ctx = p.handleLarge(ctx, q, m, in)
-			default:
-				ctx = p.handle(ctx, q, m)
-				m.Stream = nil
-				held += cost(uint32(n))
-				p.owe(cost(uint32(n)))
+		for _, buf := range batch {
+			var held int64 // by what came in mux frames: the buffer is given back as a whole
+			for b := *buf; len(b) > 0; {
+				n, via := int(binary.LittleEndian.Uint32(b)), b[4]
+				m.Version, m.Payload = b[5], b[recordHead:recordHead+n:recordHead+n]
+				b = b[recordHead+n:]
+				switch {
+				case via == 0:
+					ctx = p.handle(ctx, q, m)
+					m.Stream = nil
+					p.release(n)
+				case via&viaLarge != 0:
+					in := large[0]
+					large = large[1:]
+					ctx = p.handleLarge(ctx, q, m, in)
+				default:
+					ctx = p.handle(ctx, q, m)
+					m.Stream = nil
+					held += cost(uint32(n))
+					p.owe(cost(uint32(n)))
+				}
+			}
+			recycle(buf)
+			if held > 0 {
+				p.mu.Lock()
+				p.drop(held)
+				p.mu.Unlock()
 			}
 		}
 	}
 }
 
 // gone reports whether the queue's type has been withdrawn: nothing more comes for it.
-func (q *queue) gone() bool {
-	select {
-	case <-q.t.withdrawn:
-		return true
-	default:
-		return false
-	}
-}
+func (q *queue) gone() bool { return q.t.Gone() }
 
 // handled counts a message of n bytes.
 func (q *queue) handled(n int, err error) {
@@ -454,10 +493,8 @@ func recycle(b *[]byte) {
 // handle gives one message to the application. It returns the context for the next one.
 func (p *Peer) handle(ctx *handlerContext, q *queue, m *Message) *handlerContext {
 	t := q.t
-	select {
-	case <-t.withdrawn:
+	if t.Gone() {
 		return ctx // taken back while the message waited (EMP/1 section 7.1)
-	default:
 	}
 	if t.handler == nil {
 		select {

@@ -123,8 +123,8 @@ func TestQueueBound(t *testing.T) {
 		stored := 0
 		p.mu.Lock()
 		for _, q := range p.queues {
-			if q.pending != nil {
-				stored += len(*q.pending)
+			for _, b := range q.pending {
+				stored += len(*b)
 			}
 		}
 		p.mu.Unlock()

@@ -32,8 +32,11 @@ func (c *Conn) relock() {
 
 // sending is a message whose sender waits. It is its own owner.
 type sending struct {
+	c     *Conn
 	out   peer.Outgoing
-	ready chan struct{} // capacity 1
+	ready chan struct{}   // capacity 1
+	tail  *blockbuf.Large // the end of a large message, for which its sender does not wait
+	watch bool            // somebody waits, and has not seen yet that it need not
 }
 
 var sendings = sync.Pool{New: func() any { return &sending{ready: make(chan struct{}, 1)} }}
@@ -46,12 +49,36 @@ func (s *sending) release() {
 	case <-s.ready:
 	default:
 	}
-	s.out = peer.Outgoing{}
+	s.out, s.c, s.watch = peer.Outgoing{}, nil, false
+	if s.tail != nil {
+		s.tail.Release()
+		s.tail = nil
+	}
 	sendings.Put(s)
+}
+
+// takeTail lets the sender of a message go on whose end is near: the next message of its type can be there when this one has gone, and the socket need not wait for a
+// goroutine to wake up. It reports whether it did. The lock is held.
+func (s *sending) takeTail() bool {
+	if s.c == nil || s.tail != nil || s.out.Tail() == 0 {
+		return false
+	}
+	s.tail = blockbuf.GetLarge()
+	s.c.m.TakeTail(&s.out, s.tail.Bytes()[:0])
+	return true
 }
 
 // OutChanged implements [Owner].
 func (s *sending) OutChanged(*peer.Outgoing) {
+	switch {
+	case s.tail != nil:
+		if s.out.Done() && !s.watch {
+			s.release()
+		}
+		return
+	case !s.out.Done():
+		s.takeTail()
+	}
 	select {
 	case s.ready <- struct{}{}:
 	default:
@@ -77,8 +104,8 @@ func (c *Conn) push() {
 	c.after()
 }
 
-// SendMux sends one message in mux frames. It waits for the peer's window, for its turn, and, if the message is larger than a fragment, until its last byte is on the
-// way; then payload is not used any more. The errors are ctx's, those of [peer.Machine.SendMessage], a [*RefusedError], and [net.ErrClosed] wrapped.
+// SendMux sends one message in mux frames. It waits for the peer's window, for its turn, and, if the message is large, until no more than [peer.TailBytes] of it are
+// left, which are then copied: payload is not used any more. The errors are ctx's, those of [peer.Machine.SendMessage], a [*RefusedError], and [net.ErrClosed] wrapped.
 func (c *Conn) SendMux(ctx context.Context, t *peer.MuxType, version uint8, priority int8, payload []byte) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -91,6 +118,7 @@ func (c *Conn) SendMux(ctx context.Context, t *peer.MuxType, version uint8, prio
 		return err
 	}
 	s := newSending()
+	s.c = c
 	s.out = peer.Outgoing{Type: t, Version: version, Priority: priority, Total: uint32(len(payload)), Owner: s}
 	if err := c.m.Submit(&s.out, payload); err != nil {
 		err = c.muxErr(err)
@@ -99,6 +127,10 @@ func (c *Conn) SendMux(ctx context.Context, t *peer.MuxType, version uint8, prio
 		return err
 	}
 	c.after()
+	if s.takeTail() {
+		c.mu.Unlock()
+		return nil
+	}
 	return c.await(ctx, s)
 }
 
@@ -113,15 +145,16 @@ func (c *Conn) TrySendMux(t *peer.MuxType, version uint8, priority int8, payload
 	return sent, c.muxErr(err)
 }
 
-// await waits until a message is done, and releases s. The lock is held, and released.
+// await waits until a message is done or only its tail is left, and releases s. The lock is held, and released.
 func (c *Conn) await(ctx context.Context, s *sending) error {
-	for !s.out.Done() {
+	s.watch = true
+	for !s.out.Done() && s.tail == nil {
 		c.mu.Unlock()
 		select {
 		case <-s.ready:
 			c.relock()
 		case <-ctx.Done():
-			if c.relock(); s.out.Done() {
+			if c.relock(); s.out.Done() || s.tail != nil {
 				break
 			}
 			c.m.Abandon(&s.out, emp.CodeCancelled) // an error has closed the session, which after sees
@@ -130,6 +163,10 @@ func (c *Conn) await(ctx context.Context, s *sending) error {
 			s.release()
 			return context.Cause(ctx)
 		}
+	}
+	if s.watch = false; s.tail != nil && !s.out.Done() {
+		c.mu.Unlock()
+		return nil // OutChanged releases it
 	}
 	err := c.outErr(&s.out)
 	c.mu.Unlock()

@@ -180,6 +180,7 @@ func (p *Peer) AppsDone() { p.apps.AppsDone() }
 
 // Deliver implements [peerconn.Session].
 func (p *Peer) Deliver(_ *peerconn.Conn, b *peerconn.Batch) {
+	p.apps.Start() // messages do not wait for the torrent
 	if !p.t.post(envelope{kind: envBatch, p: p, batch: b}) {
 		b.Discard()
 	}

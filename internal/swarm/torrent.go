@@ -55,6 +55,7 @@ var ErrClosed = errors.New("torrent closed")
 type Apps interface {
 	App(id uint8, payload []byte)
 	AppsDone()
+	Start() // hands over what has come so far; it does not block
 	Interrupt()
 	Mux(m *peer.Machine, ev *peer.MuxEvent)
 	SetShared(s peer.Shared)
