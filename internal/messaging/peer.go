@@ -42,16 +42,17 @@ type Peer struct {
 	granted int64        // of the budget
 	held    int64        // of granted: what lies in memory
 
-	mu       sync.Mutex
-	in       int64 // messages and requests received
-	queues   []*queue
-	partials map[uint32]*inbound // messages of which more is to come, by id
-	requests map[uint32]*inbound // not answered yet, by id
-	counters map[string]*Counters
-	tallied  bool          // the hub adds them up
-	news     chan struct{} // closed when shared changes; nil while nobody waits
-	drained  func()        // called once when the session has ended and nothing waits
-	ended    bool
+	mu         sync.Mutex
+	in         int64 // messages and requests received
+	queues     []*queue
+	partials   map[uint32]*inbound // messages of which more is to come, by id
+	requests   map[uint32]*inbound // not answered yet, by id
+	spareCalls []*Call             // see newCall
+	counters   map[string]*Counters
+	tallied    bool          // the hub adds them up
+	news       chan struct{} // closed when shared changes; nil while nobody waits
+	drained    func()        // called once when the session has ended and nothing waits
+	ended      bool
 }
 
 // Conn is what a session's connection does for its messages: package peerconn has it.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
@@ -149,7 +148,32 @@ type Call struct {
 	buf      []byte
 }
 
-var calls = sync.Pool{New: func() any { return &Call{done: make(chan struct{}, 1)} }}
+// maxSpareCalls is how many calls that are over a peer keeps for others. They are not shared by peers: a channel that was made in one synctest bubble must not be used in
+// another.
+const maxSpareCalls = 4
+
+// newCall returns one that is not under way.
+func (p *Peer) newCall() *Call {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.spareCalls)
+	if n == 0 {
+		return &Call{p: p, done: make(chan struct{}, 1)}
+	}
+	c := p.spareCalls[n-1]
+	p.spareCalls = p.spareCalls[:n-1]
+	return c
+}
+
+// putCall takes one back that nobody else knows any more.
+func (p *Peer) putCall(c *Call) {
+	c.finished, c.err, c.buf = false, nil, nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.spareCalls) < maxSpareCalls {
+		p.spareCalls = append(p.spareCalls, c)
+	}
+}
 
 // A CallError says why a request was not answered: the status that the peer gave, or the code of its STOP or RESET.
 type CallError struct {
@@ -226,12 +250,11 @@ func (p *Peer) Request(ctx context.Context, t Target, version uint8, priority in
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	c := calls.Get().(*Call)
-	c.p, c.finished, c.err, c.buf = p, false, nil, nil
+	c := p.newCall()
 	c.out = peer.Outgoing{Type: t.Mux.Type, Version: version, Priority: priority, Total: uint32(len(payload)), Request: true,
 		ReplyMax: uint32(min(replyMax, wire.MaxMessage)), Owner: c}
 	if err := p.conn.Submit(&c.out, payload); err != nil {
-		calls.Put(c)
+		p.putCall(c)
 		return nil, err
 	}
 	t.Counters.RequestsOut.Add(1)
@@ -250,13 +273,12 @@ func (p *Peer) Request(ctx context.Context, t Target, version uint8, priority in
 	if err == errOutgoing {
 		err = p.conn.OutErr(&c.out)
 	}
-	c.buf, c.err, c.p = nil, nil, nil
 	if err != nil {
 		return nil, err
 	}
 	if buf == nil {
 		buf = []byte{}
 	}
-	calls.Put(c)
+	p.putCall(c)
 	return buf, nil
 }

@@ -124,6 +124,7 @@ type Conn struct {
 	timerAt  time.Time // when Timers will call; zero if it will not
 	timerPos int       // in the heap of Timers, guarded by Timers.mu
 	unsent   []byte    // what answer could not write; the writer does it first
+	spare    []*sending
 	// writeSince is when the write under way began; zero if none is.
 	writeSince time.Time
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 
 	"github.com/parley-bt/parley/internal/blockbuf"
 	"github.com/parley-bt/parley/peer"
@@ -39,22 +38,36 @@ type sending struct {
 	watch bool            // somebody waits, and has not seen yet that it need not
 }
 
-var sendings = sync.Pool{New: func() any { return &sending{ready: make(chan struct{}, 1)} }}
+// maxSpare is how many sendings a connection keeps for others. They are not shared by connections: a channel that was made in one synctest bubble must not be used in
+// another.
+const maxSpare = 4
 
-func newSending() *sending { return sendings.Get().(*sending) }
+// newSending returns one that the caller releases. The lock is held.
+func (c *Conn) newSending() *sending {
+	n := len(c.spare)
+	if n == 0 {
+		return &sending{ready: make(chan struct{}, 1)}
+	}
+	s := c.spare[n-1]
+	c.spare = c.spare[:n-1]
+	return s
+}
 
-// release gives s back. The machine must have forgotten it.
-func (s *sending) release() {
+// release takes s back. The machine must have forgotten it. The lock is held.
+func (c *Conn) release(s *sending) {
+	if s.tail != nil {
+		s.tail.Release()
+		s.tail = nil
+	}
+	if len(c.spare) == maxSpare {
+		return
+	}
 	select {
 	case <-s.ready:
 	default:
 	}
 	s.out, s.c, s.watch = peer.Outgoing{}, nil, false
-	if s.tail != nil {
-		s.tail.Release()
-		s.tail = nil
-	}
-	sendings.Put(s)
+	c.spare = append(c.spare, s)
 }
 
 // takeTail lets the sender of a message go on whose end is near: the next message of its type can be there when this one has gone, and the socket need not wait for a
@@ -73,7 +86,7 @@ func (s *sending) OutChanged(*peer.Outgoing) {
 	switch {
 	case s.tail != nil:
 		if s.out.Done() && !s.watch {
-			s.release()
+			s.c.release(s)
 		}
 		return
 	case !s.out.Done():
@@ -117,13 +130,13 @@ func (c *Conn) SendMux(ctx context.Context, t *peer.MuxType, version uint8, prio
 		c.mu.Unlock()
 		return err
 	}
-	s := newSending()
+	s := c.newSending()
 	s.c = c
 	s.out = peer.Outgoing{Type: t, Version: version, Priority: priority, Total: uint32(len(payload)), Owner: s}
 	if err := c.m.Submit(&s.out, payload); err != nil {
 		err = c.muxErr(err)
+		c.release(s)
 		c.mu.Unlock()
-		s.release()
 		return err
 	}
 	c.after()
@@ -159,8 +172,8 @@ func (c *Conn) await(ctx context.Context, s *sending) error {
 			}
 			c.m.Abandon(&s.out, emp.CodeCancelled) // an error has closed the session, which after sees
 			c.after()
+			c.release(s)
 			c.mu.Unlock()
-			s.release()
 			return context.Cause(ctx)
 		}
 	}
@@ -169,8 +182,8 @@ func (c *Conn) await(ctx context.Context, s *sending) error {
 		return nil // OutChanged releases it
 	}
 	err := c.outErr(&s.out)
+	c.release(s)
 	c.mu.Unlock()
-	s.release()
 	return err
 }
 
@@ -222,7 +235,7 @@ func (c *Conn) Abandon(o *peer.Outgoing, code emp.Code) {
 func (c *Conn) Respond(id uint32, status emp.Status, payload []byte, credit int64) {
 	c.mu.Lock()
 	c.m.Credit(credit)
-	s := newSending()
+	s := c.newSending()
 	s.out.Owner = s
 	done, _ := c.m.Respond(&s.out, id, status, payload) // an error has closed the session, which after sees
 	c.push()
@@ -231,8 +244,8 @@ func (c *Conn) Respond(id uint32, status emp.Status, payload []byte, credit int6
 		<-s.ready // the end of the session comes here too
 		c.relock()
 	}
+	c.release(s)
 	c.mu.Unlock()
-	s.release()
 }
 
 // Credit gives the peer n bytes of window back; see [peer.Machine.Credit].
@@ -270,7 +283,9 @@ type MuxWriter struct {
 
 // NewMuxWriter begins a message of total bytes. Nothing is sent before the first Write, or Close of an empty one.
 func (c *Conn) NewMuxWriter(ctx context.Context, t *peer.MuxType, version uint8, priority int8, total uint32) *MuxWriter {
-	s := newSending()
+	c.mu.Lock()
+	s := c.newSending()
+	c.mu.Unlock()
 	s.out = peer.Outgoing{Type: t, Version: version, Priority: priority, Total: total, Owner: s}
 	return &MuxWriter{c: c, ctx: ctx, s: s, left: int64(total)}
 }
@@ -339,8 +354,8 @@ func (w *MuxWriter) end(err error) error {
 		w.c.m.Abandon(&w.s.out, emp.CodeCancelled) // an error has closed the session, which after sees
 		w.c.after()
 	}
+	w.c.release(w.s)
 	w.c.mu.Unlock()
-	w.s.release()
 	w.s = nil
 	return err
 }
@@ -357,7 +372,9 @@ func (w *MuxWriter) Close() error {
 			return err
 		}
 	}
-	w.s.release()
+	w.c.mu.Lock()
+	w.c.release(w.s)
+	w.c.mu.Unlock()
 	w.s = nil
 	return nil
 }
