@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/netip"
 	"unicode/utf8"
 
@@ -108,32 +110,91 @@ func eventJSON(ev parley.Event, infoHash string) any {
 	return h
 }
 
-// messageEvent is one message that has arrived, or an echo that could not be sent. Exactly one of the payloads is there for a
-// message.
+// messageEvent is one message, request or answer that has arrived. Exactly one of the payloads is there, or its beginning, see cutAbove.
 type messageEvent struct {
 	head
 	Type          string  `json:"type"`
 	Peer          string  `json:"peer"`
+	Version       uint8   `json:"version"`
+	Request       bool    `json:"request"`
+	ReplyMax      int     `json:"reply_max,omitempty"`
 	Bytes         int     `json:"bytes"`
+	Cut           bool    `json:"cut,omitempty"`
+	SHA256        string  `json:"sha256,omitempty"` // of a payload that is cut
 	Payload       *string `json:"payload,omitempty"`
 	PayloadBase64 []byte  `json:"payload_base64,omitempty"`
 }
 
-type echoFailedEvent struct {
-	head
-	Type  string `json:"type"`
-	Peer  string `json:"peer"`
-	Error string `json:"error"`
+// answerEvent is the answer to a request.
+type answerEvent struct {
+	messageEvent
+	Client  string  `json:"client"`
+	Seconds float64 `json:"seconds"`
 }
 
-func messageJSON(event string, m *parley.Message) messageEvent {
-	e := messageEvent{head: now(event), Type: m.Type, Peer: m.Peer.String(), Bytes: len(m.Payload)}
-	if utf8.Valid(m.Payload) {
-		e.Payload = new(string(m.Payload))
-	} else {
-		e.PayloadBase64 = m.Payload
-	}
+// Payloads above cutAbove bytes are printed as their first cutTo bytes, unless --full is given.
+const (
+	cutAbove = 64 << 10
+	cutTo    = 1 << 10
+)
+
+// handlerFailedEvent says that listen has not taken a message, or not answered a request, and why.
+type handlerFailedEvent struct {
+	head
+	Type    string `json:"type"`
+	Peer    string `json:"peer"`
+	Version uint8  `json:"version"`
+	Request bool   `json:"request"`
+	Error   string `json:"error"`
+}
+
+type echoFailedEvent struct {
+	head
+	Type    string `json:"type"`
+	Peer    string `json:"peer"`
+	Version uint8  `json:"version"`
+	Error   string `json:"error"`
+}
+
+// withdrawnEvent says that listen receives these types no more.
+type withdrawnEvent struct {
+	head
+	Types []string `json:"types"`
+}
+
+// messageJSON is the line for a message; full prints all of it however long it is.
+func messageJSON(event string, m *parley.Message, full bool) messageEvent {
+	e := messageEvent{head: now(event), Type: m.Type, Peer: m.Peer.String(), Version: m.Version, ReplyMax: m.ReplyMax}
+	e.setPayload(m.Payload, full)
 	return e
+}
+
+func (e *messageEvent) setPayload(b []byte, full bool) {
+	e.Bytes = len(b)
+	text := utf8.Valid(b)
+	if !full && len(b) > cutAbove {
+		e.Cut, e.SHA256 = true, sha256Hex(b)
+		b = beginning(b, text)
+	}
+	if text {
+		e.Payload = new(string(b))
+	} else {
+		e.PayloadBase64 = b
+	}
+}
+
+func sha256Hex(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// beginning returns the first cutTo bytes of a long payload, less the character that they would cut if it is text.
+func beginning(b []byte, text bool) []byte {
+	n := cutTo
+	for text && !utf8.RuneStart(b[n]) {
+		n--
+	}
+	return b[:n]
 }
 
 const eventHelp = `With --json, and always for listen, standard output carries one JSON object per line. Each has "event" and "time" (UTC).
@@ -143,7 +204,10 @@ What is told of one torrent has "info_hash" besides, which of a v2 torrent is th
   listening          the torrent is served: "info_hash", "info_hash_v2" if it has one, "name", "magnet", "addrs" (where peers can dial), "types", and "skipped" (paths
                      of a folder that are no regular files)
   peer_connected     "peer" (address), "peer_id", "client", "dialect", "hello", "initiator", "seed", "types"
-  peer_types         the same fields: the message types that the peer receives are known or have changed
+  peer_types         the same fields: the message types that the peer receives are known or have changed. Besides, "receives": of each type "type",
+                     "enhanced" (in the dialect emp: with flow control and requests), "min_version", "max_version", "max_bytes" (the largest
+                     message), and "version" in which this side sends it, if it knows one of them; and where the dialect is emp "window_bytes"
+                     (of messages that the peer lets be sent ahead of its handlers) and "requests" (how many may be unanswered)
   peer_disconnected  the same fields, and "error" unless the peer left in good order
   dial_failed        "addr", "error", of an address given by --peer or by the link: it will be tried again, and this is told again when the reason changes
   tracker            what came of an announce: "tracker" (scheme and host), "info_hash", "peers" (named), "dropped" (of these not taken),
@@ -153,11 +217,16 @@ What is told of one torrent has "info_hash" besides, which of a v2 torrent is th
   tracker_stats      tracker, on SIGUSR1 and as often as --stats says: "torrents", "peers" (now), "announces", "scrapes" (answered), "refused",
                      "limited" (of these, asked too often), "bad_connection_ids", "malformed_datagrams"
   web_seed_failed    "url", "error": it may be tried again later
-  message            "type", "peer", "bytes", and "payload" if it is UTF-8 text, else "payload_base64"; messages do not wait for other lines, so that the first
-                     may stand before its peer's peer_connected
-  echo_failed        "type", "peer", "error": a message that listen --echo could not return
-  sent               send: "type", "peer", "client", "bytes": a peer has taken the message
-  answer             send --wait: the fields of message
+  message            "type", "peer", "version" (0 where the dialect has none), "request" (true or false), "reply_max" of a request (the longest answer that the
+                     peer takes), "bytes", and "payload" if it is UTF-8 text, else "payload_base64". Of more than 64 KiB only the first 1,024 bytes
+                     stand there, with "cut" (true) and the "sha256" of all, unless --full is given. Messages do not wait for other lines, so that
+                     the first may stand before its peer's peer_connected
+  handler_failed     listen: "type", "peer", "version", "request", "error": why a message was not taken or a request not answered: --fail, --refuse,
+                     --reply-max, no time left, the peer does not wait any longer or does not take so long an answer
+  echo_failed        "type", "peer", "version", "error": a message that listen --echo could not return
+  withdrawn          listen --withdraw-after: "types", which are not received any more
+  sent               send: "type", "peer", "client", "version", "bytes": a peer has taken the message
+  answer             send --wait: the fields of message; send --request: besides, "client" and "seconds", and "version" is that of the request
   hashing            "done_pieces", "pieces"
   metadata           the metadata has come from a peer
   verified, progress, complete
@@ -169,7 +238,7 @@ What is told of one torrent has "info_hash" besides, which of a v2 torrent is th
                      the same fields: the torrent has left the swarm, is back, or has been seeded enough, see --ratio and --seed-time
   missed             "missed": how many events were lost because they were read too slowly; messages never are
   stopped            seed, listen and get --seed, ended by Ctrl-C, a termination signal or a goal: "info_hash", "seconds", "sessions" (how often a peer
-                     connected), "downloaded", "uploaded", "messages" (received)
+                     connected), "downloaded", "uploaded", "messages" and "requests" (received)
   done               get: the fields of complete, and "name", "path", "seconds"
   listed             get --list, for each file: "index", "path", "bytes", "offset" (in the torrent), "wanted" (--file, --skip and --cat do not
                      leave it out)
@@ -181,4 +250,5 @@ What is told of one torrent has "info_hash" besides, which of a v2 torrent is th
   version            "version", "revision", "go", "platform"
   torrent_error      "error": why a torrent has stopped
   closed             the torrent has been closed
-  error              "error", "hint", "exit_code": why the program ends with an exit code other than 0`
+  error              "error", "hint", "exit_code": why the program ends with an exit code other than 0; and "text": what the peer's handler says
+                     of its failure (exit code 10)`

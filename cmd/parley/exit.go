@@ -26,6 +26,13 @@ const (
 	exitListen      = 5
 	exitStorage     = 6
 	exitTimeout     = 7
+	exitNoHandler   = 8
+	exitRefused     = 9
+	exitHandler     = 10
+	exitHandlerTime = 11
+	exitTooLarge    = 12
+	exitBusy        = 13
+	exitVersion     = 14
 	exitInterrupted = 130
 )
 
@@ -41,7 +48,14 @@ var exitCodes = []struct {
 	{exitTorrent, "not a valid .torrent or magnet link, or content that does not match its torrent"},
 	{exitListen, "cannot listen on the address given, for instance because the port is busy"},
 	{exitStorage, "cannot write: disk full, read-only, no permission, or a file of the user's is in the way"},
-	{exitTimeout, "the time of --timeout or --wait has passed: no peer took the message, fewer answers came than --answers, or the download is incomplete"},
+	{exitTimeout, "the time of --timeout or --wait has passed: no peer took the message or answered the request, fewer answers came than --answers, or the download is incomplete"},
+	{exitNoHandler, "send: the peer answers no requests of the type, or does not receive the type any more"},
+	{exitRefused, "send: the peer has refused the message or request"},
+	{exitHandler, "send --request: the peer's handler has failed; the error has its text"},
+	{exitHandlerTime, "send --request: the peer's handler has run out of time"},
+	{exitTooLarge, "send: the message is larger than the peer takes, or the answer longer than --reply-max or the peer's own limit"},
+	{exitBusy, "send: the peer is busy: out of memory for messages, or with too many requests; try again later"},
+	{exitVersion, "send: the peer does not receive that version of the type, or has no requests since it knows only plain BEP 10 messages"},
 	{exitInterrupted, "ended by Ctrl-C or a termination signal before it was done, or by force since it did not end in time"},
 }
 
@@ -71,14 +85,6 @@ func failf(code int, hint, format string, args ...any) error {
 
 // typeNameRule says what --type may be, see [parley.MessageType].
 const typeNameRule = "want 1 to 64 bytes of printable text, and none of BitTorrent's own names (ut_…, lt_…, BT_…, AZ_…, upload_only, emp_mux)"
-
-// checkTypeName refuses a --type before anything is hashed or anybody dialled.
-func checkTypeName(name string) error {
-	if parley.CheckTypeName(name) != nil {
-		return failf(exitUsage, "choose a name of your own, such as example_chat", "--type %q: %s", name, typeNameRule)
-	}
-	return nil
-}
 
 // interrupted is the error of a command that ctx ended before it was done; text says what there is of its work. Other errors
 // it returns as they are.
@@ -163,7 +169,7 @@ func classify(err error) (code int, hint string) {
 	case errors.Is(err, parley.ErrBadTypeName):
 		return exitUsage, typeNameRule
 	case errors.Is(err, parley.ErrMessageTooLarge):
-		return exitUsage, "send a shorter message"
+		return exitTooLarge, "send less, or in several messages; the other side takes larger ones with --max"
 	case errors.Is(err, parley.ErrTypeExists):
 		return exitUsage, "name each --type once"
 	}

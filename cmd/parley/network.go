@@ -159,9 +159,10 @@ func (a *app) openClient(ctx context.Context, standard bool) (*parley.Client, er
 }
 
 func (a *app) listenClient(standard bool) (*parley.Client, error) {
-	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, MaxMessageBytes: maxMessageBytes, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX,
+	cfg := parley.Config{ListenAddr: a.net.listen, Logger: a.logger, StateDir: a.net.state, AllowNetworks: a.net.nets, NoPeerExchange: a.net.noPEX,
 		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd, NoWebSeeds: a.net.noWeb,
 		MaxUploads: a.net.rates.uploads, UploadLimit: a.net.rates.upRate, DownloadLimit: a.net.rates.downRate, SeedRatio: a.net.goal.ratio, SeedTime: a.net.goal.time, MaxActiveSeeds: a.net.active}
+	a.msg.configure(&cfg)
 	if a.net.find.node != nil {
 		cfg.DHT = a.net.find.node
 	}
@@ -270,10 +271,15 @@ type sessionLog struct {
 	trackers map[string]string         // what was told last of each tracker
 	sessions int                       // how many peers have connected
 	told     atomic.Bool               // something has been printed of some peer
+
+	// For commands that exchange messages: what people are told of a peer's types.
+	talks   bool
+	types   []*parley.Type         // of this side
+	offered map[parley.Peer]string // what was told last of each peer that is connected
 }
 
 func newSessionLog(u *ui, infoHash func() string) *sessionLog {
-	return &sessionLog{ui: u, infoHash: infoHash, dialed: make(map[netip.AddrPort]string), trackers: make(map[string]string)}
+	return &sessionLog{ui: u, infoHash: infoHash, dialed: make(map[netip.AddrPort]string), trackers: make(map[string]string), offered: make(map[parley.Peer]string)}
 }
 
 // logOf is a sessionLog for the events of t.
@@ -310,8 +316,13 @@ func (l *sessionLog) handle(ev parley.Event) {
 		l.dialed[ev.Addr] = text
 		l.told.Store(true)
 	}
+	l.offers(ev)
 	if l.ui.json {
-		l.ui.emit(eventJSON(ev, l.infoHash()))
+		out := eventJSON(ev, l.infoHash())
+		if e, ok := out.(peerEvent); ok && ev.Kind == parley.EventPeerTypes {
+			out = typesEvent(e, ev.Peer, l.types)
+		}
+		l.ui.emit(out)
 		return
 	}
 	switch ev.Kind {
@@ -334,6 +345,26 @@ func (l *sessionLog) handle(ev parley.Event) {
 		l.noteWebSeed(ev)
 	case parley.EventDialFailed:
 		l.note("peer %s %s; will be tried again", ev.Addr, safe.Escape(dialText(ev.Err)))
+	}
+}
+
+// offers tells people what a peer receives, when it is known and when it has changed.
+func (l *sessionLog) offers(ev parley.Event) {
+	switch {
+	case !l.talks:
+	case ev.Kind == parley.EventPeerDisconnected:
+		delete(l.offered, ev.Peer)
+	case ev.Kind == parley.EventPeerTypes:
+		text := offersTable(ev.Peer, l.types)
+		if before := l.offered[ev.Peer]; text == before {
+			return
+		} else if text == "" {
+			text = fmt.Sprintf("peer %s receives no message type any more", ev.Peer)
+			delete(l.offered, ev.Peer)
+		} else {
+			l.offered[ev.Peer] = text
+		}
+		l.note("%s", text)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/parley-bt/parley"
 	safe "github.com/parley-bt/parley/cmd/parley/internal/term"
 )
 
@@ -166,7 +168,11 @@ func (u *ui) failed() error {
 func (u *ui) report(err error, code int, hint string) {
 	what := describe(err)
 	if u.json {
-		u.emit(errorEvent{head: now("error"), Error: what, Hint: hint, ExitCode: code})
+		e := errorEvent{head: now("error"), Error: what, Hint: hint, ExitCode: code}
+		if re, ok := errors.AsType[*parley.RequestError](err); ok {
+			e.Text = re.Text
+		}
+		u.emit(e)
 	}
 	text := "parley: " + safe.Escape(what) + "\n"
 	if hint != "" {
@@ -197,6 +203,7 @@ type errorEvent struct {
 	Error    string `json:"error"`
 	Hint     string `json:"hint,omitempty"`
 	ExitCode int    `json:"exit_code"`
+	Text     string `json:"text,omitempty"`
 }
 
 // sizeText returns a number of bytes for people: exact below 1 KiB, else to a tenth of the unit.

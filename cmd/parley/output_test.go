@@ -46,7 +46,7 @@ func TestClassify(t *testing.T) {
 		{"v2", wrap(metainfo.ErrV2Only), exitTorrent},
 		{"metainfo", wrap(badTorrent), exitTorrent},
 		{"type name", wrap(parley.ErrBadTypeName), exitUsage},
-		{"message size", wrap(parley.ErrMessageTooLarge), exitUsage},
+		{"message size", wrap(parley.ErrMessageTooLarge), exitTooLarge},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got, _ := classify(tt.err); got != tt.want {

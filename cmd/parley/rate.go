@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,24 +59,51 @@ func parseRate(flag, s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	digits := strings.TrimLeft(s, "0123456789.")
-	number, unit := s[:len(s)-len(digits)], strings.TrimSuffix(strings.ToLower(digits), "/s")
-	factor, known := units[unit]
-	n, err := strconv.ParseFloat(number, 64)
+	n, unit, known, err := parseNumber(strings.TrimSuffix(strings.ToLower(s), "/s"))
 	switch {
-	case err != nil || strings.HasPrefix(number, ".") || strings.HasSuffix(number, "."):
+	case err != nil:
 		return 0, failf(exitUsage, hint, "%s %q: not a rate", flag, s)
 	case !known:
 		return 0, failf(exitUsage, hint, "%s %q: %q is no unit", flag, s, unit)
 	}
-	rate := n * factor
 	switch {
-	case rate > maxRate:
+	case n > maxRate:
 		return 0, failf(exitUsage, hint, "%s %q: too high, the highest limit is 1000G", flag, s)
-	case rate != 0 && rate < parley.MinLimit:
+	case n != 0 && n < parley.MinLimit:
 		return 0, failf(exitUsage, hint, "%s %q: too low, the lowest limit is %d bytes a second", flag, s, parley.MinLimit)
 	}
-	return int64(rate), nil
+	return int64(n), nil
+}
+
+// parseNumber reads digits, perhaps with a decimal point, and a unit. An unknown unit is returned as it stands.
+func parseNumber(s string) (n float64, unit string, known bool, err error) {
+	digits := strings.TrimLeft(s, "0123456789.")
+	number := s[:len(s)-len(digits)]
+	unit = strings.ToLower(digits)
+	factor, known := units[unit]
+	if n, err = strconv.ParseFloat(number, 64); err == nil && (strings.HasPrefix(number, ".") || strings.HasSuffix(number, ".")) {
+		err = strconv.ErrSyntax
+	}
+	return n * factor, unit, known, err
+}
+
+// parseSize reads a number of bytes from least to most.
+func parseSize(flag, s string, least, most int) (int, error) {
+	hint := fmt.Sprintf("a size is a number of bytes, perhaps with a unit, such as 65536, 64KiB or 1MiB; here from %d to %d", least, most)
+	n, unit, known, err := parseNumber(s)
+	switch {
+	case err != nil:
+		return 0, failf(exitUsage, hint, "%s %q: not a size", flag, s)
+	case !known:
+		return 0, failf(exitUsage, hint, "%s %q: %q is no unit", flag, s, unit)
+	case n < float64(least):
+		return 0, failf(exitUsage, hint, "%s %q: too small", flag, s)
+	case n > float64(most):
+		return 0, failf(exitUsage, hint, "%s %q: too large", flag, s)
+	case n != math.Trunc(n):
+		return 0, failf(exitUsage, hint, "%s %q: not a whole number of bytes", flag, s)
+	}
+	return int(n), nil
 }
 
 // goalFlags say when enough has been served.
@@ -171,7 +200,7 @@ func (a *app) seedAll(ctx context.Context, all []served) error {
 	stop()
 	m.end()
 	for i, s := range all {
-		a.sayStopped(s.t, safe.Clip(s.t.Name(), 40)+": ", start, sessions[i], -1)
+		a.sayStopped(s.t, safe.Clip(s.t.Name(), 40)+": ", start, sessions[i], nil)
 	}
 	return errors.Join(errs...)
 }

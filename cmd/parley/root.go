@@ -16,6 +16,7 @@ type app struct {
 	logger   *slog.Logger
 	logLevel string
 	net      netFlags
+	msg      messageFlags
 	super    bool // seed --super
 	started  bool // a command's own code runs: arguments and flags were right
 }

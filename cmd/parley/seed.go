@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,7 @@ type stoppedEvent struct {
 	Downloaded int64   `json:"downloaded"`
 	Uploaded   int64   `json:"uploaded"`
 	Messages   int64   `json:"messages"`
+	Requests   int64   `json:"requests"`
 }
 
 func (a *app) seedCmd() *cobra.Command {
@@ -201,9 +203,9 @@ func findContent(info *metainfo.Info, torrent, data string) (string, error) {
 	return "", failf(exitInput, "--data PATH says where it lies", "%s: the content of %s is not there", below, torrent)
 }
 
-// announce prints under which link and addresses the torrent is served, and for people a command line for the other side. It does
+// announce prints under which link and addresses the torrent is served, and for people a command line for the other side: for messages if there are types. It does
 // so before anything else reaches standard output.
-func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []string) {
+func (a *app) announce(c *parley.Client, t *parley.Torrent, types []typeSpec, skipped []string) {
 	link := t.Magnet()
 	for _, u := range a.net.find.trackers {
 		if !slices.Contains(link.Trackers, u) {
@@ -211,7 +213,11 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []str
 		}
 	}
 	magnet, addrs := link.String(), reachableAt(c.Addr())
-	a.ui.event(listeningEvent{head: now("listening"), InfoHash: t.InfoHash().String(), HashV2: hashText(t.InfoHashV2()), Name: t.Name(), Magnet: magnet, Addrs: orEmpty(addrs), Types: types, Skipped: skipped})
+	var names []string
+	for _, ty := range types {
+		names = append(names, ty.name)
+	}
+	a.ui.event(listeningEvent{head: now("listening"), InfoHash: t.InfoHash().String(), HashV2: hashText(t.InfoHashV2()), Name: t.Name(), Magnet: magnet, Addrs: orEmpty(addrs), Types: names, Skipped: skipped})
 	say := a.ui.say
 	if types != nil {
 		say = a.ui.note // listen: standard output carries JSON
@@ -234,7 +240,7 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types, skipped []str
 	if types == nil {
 		say("fetch it%s with:\n  %s", where, safe.Escape(pasteLine("parley", "get", magnet, "--peer", peer)))
 	} else {
-		say("talk to it%s with:\n  %s", where, safe.Escape(pasteLine("parley", "send", magnet, "--peer", peer, "--type", types[0], "--wait", "2s", "hello")))
+		say("talk to it%s with:\n  %s", where, safe.Escape(pasteLine("parley", "send", magnet, "--peer", peer, "--type", types[0].String(), "--wait", "2s", "hello")))
 	}
 }
 
@@ -251,29 +257,37 @@ func (a *app) keepSeeding(ctx context.Context, t *parley.Torrent, events iter.Se
 	err := serve(ctx, events, log.handle)
 	stop()
 	m.end()
-	return a.stopped(ctx, t, err, start, log.sessions, -1)
+	return a.stopped(ctx, t, err, start, log.sessions, nil)
 }
 
-// stopped ends a command that goes on until it is interrupted or has served enough: in that case it says what was done, and all is well. messages is
-// negative if they are not what the command is for.
-func (a *app) stopped(ctx context.Context, t *parley.Torrent, err error, start time.Time, sessions int, messages int64) error {
+// received counts what peers have sent.
+type received struct{ messages, requests atomic.Int64 }
+
+// stopped ends a command that goes on until it is interrupted or has served enough: in that case it says what was done, and all is well. got is
+// nil if messages are not what the command is for.
+func (a *app) stopped(ctx context.Context, t *parley.Torrent, err error, start time.Time, sessions int, got *received) error {
 	if !errors.Is(context.Cause(ctx), context.Canceled) && !errors.Is(err, errEnough) {
 		return err
 	}
-	a.sayStopped(t, "", start, sessions, messages)
+	a.sayStopped(t, "", start, sessions, got)
 	return nil
 }
 
 // sayStopped says what was done in all; the prefix of the line is escaped.
-func (a *app) sayStopped(t *parley.Torrent, prefix string, start time.Time, sessions int, messages int64) {
+func (a *app) sayStopped(t *parley.Torrent, prefix string, start time.Time, sessions int, got *received) {
 	s, took := t.Stats(), time.Since(start)
-	a.ui.event(stoppedEvent{head: now("stopped"), InfoHash: t.InfoHash().String(), Seconds: took.Seconds(), Sessions: sessions,
-		Downloaded: s.Downloaded, Uploaded: s.Uploaded, Messages: max(messages, 0)})
-	received := ""
-	if messages >= 0 {
-		received = ", " + plural(messages, "message") + " received"
+	e := stoppedEvent{head: now("stopped"), InfoHash: t.InfoHash().String(), Seconds: took.Seconds(), Sessions: sessions, Downloaded: s.Downloaded, Uploaded: s.Uploaded}
+	text := ""
+	if got != nil {
+		e.Messages, e.Requests = got.messages.Load(), got.requests.Load()
+		text = ", " + plural(e.Messages, "message")
+		if e.Requests > 0 {
+			text += " and " + plural(e.Requests, "request")
+		}
+		text += " received"
 	}
-	a.ui.note("%sstopped after %s: %s sent in %s with peers%s", prefix, spanText(took), sizeText(s.Uploaded), plural(sessions, "session"), received)
+	a.ui.event(e)
+	a.ui.note("%sstopped after %s: %s sent in %s with peers%s", prefix, spanText(took), sizeText(s.Uploaded), plural(sessions, "session"), text)
 }
 
 // watch runs m.watch until the function it returns is called, which may be more than once.

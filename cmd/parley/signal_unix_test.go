@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestSignals runs the program as a process of its own and ends it as people do.
@@ -95,4 +96,91 @@ func TestSignalWhileNobodyReads(t *testing.T) {
 	if err := stdout.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// process runs the program as a process of its own.
+func process(t *testing.T, args ...string) (cmd *exec.Cmd, out, errOut *watched) {
+	t.Helper()
+	out, errOut = newWatched(), newWatched()
+	cmd = exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "PARLEY_TEST_MAIN=1")
+	cmd.Stdout, cmd.Stderr = out, errOut
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+		if t.Failed() {
+			t.Logf("parley %s\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), brief(out.String()), brief(errOut.String()))
+		}
+	})
+	return cmd, out, errOut
+}
+
+// end signals a process and checks how it ends.
+func end(t *testing.T, cmd *exec.Cmd, sig syscall.Signal, code int) {
+	t.Helper()
+	if err := cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := cmd.Wait(); err != nil && code == exitOK {
+		t.Error(err)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != code {
+		t.Errorf("exit code %d, want %d", got, code)
+	}
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("took %v to end", took)
+	}
+}
+
+// A file of which not all has gone when Ctrl-C is pressed is not a message, whatever the peer does meanwhile.
+func TestSignalWhileAFileIsSent(t *testing.T) {
+	dir := t.TempDir()
+	file := write(t, dir, "talk.txt", "hello")
+	big := write(t, dir, "big", strings.Repeat("x", maxMessageBytes))
+	listener, out, errOut := process(t, "listen", file, "--type", "a", "--max", "16MiB", "--listen", loopback)
+	addr := errOut.wait(t, `(?m)^address: (\S+)$`)[1]
+	sender, _, said := process(t, "send", file, "--peer", addr, "--type", "a", "--log-level", "debug", "--file", big, "--timeout", "0", "--no-pex", "--wait", "1h")
+	said.wait(t, "RECEIVES")
+	if err := listener.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), `"message"`) {
+		t.Skip("the file went before the listener could be stopped")
+	}
+	end(t, sender, syscall.SIGINT, exitInterrupted)
+	if err := listener.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	out.wait(t, `"peer_disconnected"`)
+	if !strings.Contains(said.String(), "interrupted; no peer is known to have taken the message") {
+		t.Skip("the file went before the listener stopped")
+	}
+	end(t, listener, syscall.SIGTERM, exitOK)
+	if strings.Contains(out.String(), `"event":"message"`) {
+		t.Error("a message came")
+	}
+}
+
+// A slow handler keeps neither side from ending at once.
+func TestSignalWhileARequestIsHandled(t *testing.T) {
+	file := write(t, t.TempDir(), "talk.txt", "hello")
+	listener, out, errOut := process(t, "listen", file, "--type", "a", "--echo", "--delay", "1h", "--listen", loopback)
+	addr := errOut.wait(t, `(?m)^address: (\S+)$`)[1]
+	asker, answer, said := process(t, "send", file, "--peer", addr, "--type", "a", "--request", "one")
+	out.wait(t, `"payload":"one"`)
+	end(t, asker, syscall.SIGINT, exitInterrupted)
+	if answer.String() != "" || !strings.Contains(said.String(), "interrupted; no answer has come") {
+		t.Errorf("said %q, %q", answer, said)
+	}
+	out.wait(t, `"event":"handler_failed"`)
+	_, _, _ = process(t, "send", file, "--peer", addr, "--type", "a", "--request", "two")
+	out.wait(t, `"payload":"two"`)
+	end(t, listener, syscall.SIGTERM, exitOK)
+	out.wait(t, `"event":"stopped"`)
 }

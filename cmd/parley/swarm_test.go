@@ -374,7 +374,7 @@ func TestListenAndSend(t *testing.T) {
 	t.Run("text", func(t *testing.T) {
 		r := cli(t, "send", magnet, "--peer", addr, "--type", "chat_a", "Hi there, 日本")
 		r.check(t, exitOK, "taken by "+addr)
-		l.out.wait(t, `"event":"message".*"type":"chat_a","peer":"127\.0\.0\.1:\d+","bytes":16,"payload":"Hi there, 日本"`)
+		l.out.wait(t, `"event":"message".*"type":"chat_a","peer":"127\.0\.0\.1:\d+","version":0,"request":false,"bytes":16,"payload":"Hi there, 日本"`)
 	})
 	t.Run("hostile text", func(t *testing.T) {
 		r := cli(t, "send", magnet, "--peer", addr, "--type", "chat_b", "\x1b[31mred\n\u202e\u009b")
@@ -421,14 +421,14 @@ func TestListenAndSend(t *testing.T) {
 	})
 	t.Run("too large", func(t *testing.T) {
 		r := cliIn(t, strings.Repeat("x", 100_000), "send", magnet, "--peer", addr, "--type", "chat_a", "-")
-		r.check(t, exitUsage, "standard input: more than 65534 bytes", "send less")
+		r.check(t, exitTooLarge, "receives messages of chat_a of up to 65534 bytes; this one has 100000", "--max")
 		cliIn(t, strings.Repeat("x", 65_534), "send", magnet, "--peer", addr, "--type", "chat_a", "-").check(t, exitOK, "65534 bytes")
 	})
 	l.interrupt(t)
 	lines := jsonLines(t, l.out.String())
 	find(t, lines, "peer_connected")
 	find(t, lines, "peer_disconnected")
-	if p := find(t, lines, "peer_types"); !strings.HasPrefix(fmt.Sprint(p["client"]), "Parley ") || p["dialect"] != "ltep" || fmt.Sprint(p["types"]) != "[chat_a]" {
+	if p := find(t, lines, "peer_types"); !strings.HasPrefix(fmt.Sprint(p["client"]), "Parley ") || p["dialect"] != "emp" || fmt.Sprint(p["types"]) != "[chat_a]" {
 		t.Errorf("got %v", p)
 	}
 	messages := 0.0
