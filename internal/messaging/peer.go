@@ -374,6 +374,10 @@ func (p *Peer) release(n int) {
 func (p *Peer) End(drained func()) {
 	p.mu.Lock()
 	p.ended, p.drained = true, drained
+	if p.news != nil {
+		close(p.news) // none will come
+		p.news = nil
+	}
 	if p.stop != nil {
 		p.stop()
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -563,4 +564,43 @@ func TestAllocsPerMessage(t *testing.T) {
 	if allocs > batch/50 { // the race detector's sync.Pool forgets buffers at random
 		t.Errorf("%.0f allocations for %d messages, want a handful for the batch", allocs, batch)
 	}
+}
+
+// Who waits for the peer's types to settle goes on when they have, and when the session ends.
+func TestSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := NewHub(Options{QueueBytes: 1 << 20, HandlerTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
+		defer h.Close()
+		register(t, h, "a", ignore)
+		p, q := h.NewPeer(nil), h.NewPeer(nil)
+		settled := func(p *Peer, ctx context.Context) chan error {
+			done := make(chan error, 1)
+			go func() { done <- p.Settled(ctx) }()
+			synctest.Wait()
+			return done
+		}
+		if err := <-settled(p, t.Context()); err != nil { // nothing has come: there is nothing to wait for
+			t.Error(err)
+		}
+		p.SetShared(peer.Shared{Offers: true})
+		q.SetShared(peer.Shared{Offers: true})
+		a, b := settled(p, t.Context()), settled(q, t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
+		c := settled(q, ctx)
+		if len(a)+len(b)+len(c) != 0 {
+			t.Error("it does not wait while our offer is on its way")
+		}
+		p.SetShared(peer.Shared{Offers: true, Mux: map[string]peer.MuxOffer{}})
+		if err := <-a; err != nil {
+			t.Error(err)
+		}
+		cancel()
+		if err := <-c; !errors.Is(err, context.Canceled) {
+			t.Errorf("%v, want %v", err, context.Canceled)
+		}
+		q.End(nil)
+		if err := <-b; err != nil {
+			t.Error(err)
+		}
+	})
 }
