@@ -97,8 +97,8 @@ can tell every wrong byte from a right one, no matter who sends it.`)
 	}
 
 	d.step("Bob says something to Alice")
-	d.say(`The message travels over the same kind of connection as the file, as a BEP 10 extension message that any BitTorrent
-program may register. Bob waits for one answer.`)
+	d.say(`The message travels over the same kind of connection as the file. Both programs are Parley's, so it goes in the frames of
+EMP/1, with flow control; to another BitTorrent program it would be a BEP 10 extension message. Bob waits for one answer.`)
 	if err := d.finish("bob", "send", at.Magnet, "--type", messageType, "Thanks for the file, Alice!", "--peer", at.addr(), "--wait", "10s", "--answers", "1"); err != nil {
 		return err
 	}
