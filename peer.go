@@ -340,9 +340,10 @@ func (p Peer) publicSendErr(name string, err error) error {
 		return out
 	}
 	if e, ok := errors.AsType[*peerconn.RefusedError](err); ok {
+		p.s.mp.Counters(name).RefusedOut.Add(1)
 		return &RequestError{Peer: p, Type: name, Err: codeErr(e.Code)}
 	}
-	for _, e := range [...][2]error{{peer.ErrTypeNotShared, ErrTypeNotShared}, {peer.ErrVersionNotShared, ErrVersionUnsupported},
+	for _, e := range [...][2]error{{peer.ErrTypeNotShared, ErrTypeNotShared}, {peer.ErrUnsupported, ErrRequestsUnsupported}, {peer.ErrVersionNotShared, ErrVersionUnsupported},
 		{peer.ErrMessageTooLarge, ErrMessageTooLarge}, {peerconn.ErrMessageLength, ErrMessageLength}} {
 		if errors.Is(err, e[0]) && !errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("peer %v: %q: %w", p, name, e[1])

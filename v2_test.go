@@ -99,7 +99,7 @@ func TestHybridAddedTwice(t *testing.T) {
 	if _, err := seed.SeedTorrent(t.Context(), made.MetaInfo, dir, parley.TorrentOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	first, err := client.AddMagnet(metainfo.Magnet{InfoHash: made.InfoHash}, parley.TorrentOptions{Dir: t.TempDir(), Peers: []netip.AddrPort{seed.Addr()}})
+	first, err := client.AddMagnet(metainfo.Magnet{InfoHash: made.InfoHash}, parley.TorrentOptions{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +107,7 @@ func TestHybridAddedTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	first.AddPeers(seed.Addr()) // not before both are there: with its metadata the first would be known as the second
 	if err := first.WaitComplete(within(t, 30*time.Second)); !errors.Is(err, parley.ErrTorrentExists) {
 		t.Errorf("the one whose metadata came last is complete with %v", err)
 	}

@@ -73,6 +73,8 @@ type dialogue struct {
 	events []any  // not yet wanted: wire.Message (plain, cloned), MuxEvent (likewise), EventKind, or error for the end
 	took   int64  // what the messages cost that mux frames have brought whole and that were not given back
 	win    int64  // our window as it began; see checkMux
+
+	refusees []string // types of our messages that were refused after they had gone, where that is known
 }
 
 func newDialogue(t testing.TB, cfg Config) *dialogue {
@@ -239,6 +241,10 @@ func (d *dialogue) drain() {
 			d.events = append(d.events, clone(ev.Msg))
 		case EventMux:
 			e := *ev.Mux
+			if e.Refusee != nil { // a name is enough
+				d.refusees = append(d.refusees, e.Refusee.Name())
+				e.Refusee = nil
+			}
 			e.Data = append([]byte(nil), e.Data...)
 			if d.events = append(d.events, e); e.Kind == MuxData && e.Last {
 				d.took += messageCost(e.Total)

@@ -93,6 +93,7 @@ type MuxEvent struct {
 	Status      emp.Status // MuxReply; MuxCallEnded: StatusTooLarge if the answer was longer than asked for, else StatusAnswered
 	Refused     bool       // MuxCallEnded: by STOP of the request; else the answer was RESET
 	Code        emp.Code   // MuxCallEnded, MuxRefused
+	Refusee     *MuxType   // MuxRefused: the type of what was refused; nil if that is long ago
 }
 
 // muxState is a machine's part in the messaging phase. It exists once either side has sent an exchange with the "emp" key.
@@ -124,9 +125,10 @@ type muxState struct {
 	// Ours: mux_out.go.
 	spend   int64 // what we may spend of the peer's window
 	nextOut uint64
-	waiting []*Outgoing // not opened yet: by priority, then in the order of submission
-	streams []*Outgoing // opened, or answers, of which something has not gone yet
-	turn    int         // whose turn it is: 0 is the queue of whole frames, i+1 is streams[i]
+	recent  *[recentIDs]*MuxType // by their ids modulo recentIDs
+	waiting []*Outgoing          // not opened yet: by priority, then in the order of submission
+	streams []*Outgoing          // opened, or answers, of which something has not gone yet
+	turn    int                  // whose turn it is: 0 is the queue of whole frames, i+1 is streams[i]
 	calls   map[uint32]*Outgoing
 	unsent  int // bytes of answers in streams
 	pass    uint64

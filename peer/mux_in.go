@@ -358,7 +358,7 @@ func (m *Machine) muxStop(f *emp.Frame) error {
 			o.Code = f.Code
 			x.fail(o, ErrRefused)
 			if o.left {
-				x.event(MuxRefused, f.ID).Code = f.Code
+				x.refused(f.ID, f.Code)
 			}
 			if err := m.resetOut(o, emp.CodeCancelled); err != nil {
 				return err
@@ -368,8 +368,7 @@ func (m *Machine) muxStop(f *emp.Frame) error {
 		}
 	}
 	// It has gone as a whole. The text ignores this; whoever counts what was refused wants to know.
-	ev := x.event(MuxRefused, f.ID)
-	ev.Code = f.Code
+	x.refused(f.ID, f.Code)
 	return nil
 }
 

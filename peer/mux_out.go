@@ -125,7 +125,7 @@ func (m *Machine) SendMessage(t *MuxType, version uint8, priority int8, payload 
 	head := m.openFrame(total)
 	m.app = append(emp.AppendMessageHead(m.app, uint32(x.nextOut), t.id, version, total), payload...)
 	m.closeFrame(head)
-	x.nextOut++
+	x.useID(t)
 	x.spend -= messageCost(total)
 	return true, nil
 }
@@ -151,7 +151,7 @@ func (m *Machine) Submit(o *Outgoing, data []byte) error {
 		return err
 	}
 	if o.Request && x.they.Requests() == 0 {
-		return ErrTypeNotShared // a peer that takes no requests at all
+		return ErrUnsupported // it takes no requests at all
 	}
 	if o.Total > 0 && len(data) == 0 || uint64(len(data)) > uint64(o.Total) {
 		panic("peer: Submit wants some of the message, and no more than it has")
@@ -256,8 +256,7 @@ func (m *Machine) openWaiting() {
 // openOut puts the first frame of a message into the queue of whole frames: ids are in the order of these.
 func (m *Machine) openOut(o *Outgoing) {
 	x := m.mux
-	o.id = uint32(x.nextOut)
-	x.nextOut++
+	o.id = x.useID(o.Type)
 	x.spend -= messageCost(o.Total)
 	n := min(len(o.data), wire.MaxFragment)
 	head := m.openFrame(uint32(n))
@@ -285,6 +284,29 @@ func (m *Machine) openOut(o *Outgoing) {
 	x.streams = append(x.streams, o)
 	if len(o.data) == 0 {
 		x.note(o) // hungry
+	}
+}
+
+// recentIDs is for how many of our messages it is known of which type they were, though they have gone: STOP may come for them.
+const recentIDs = 32
+
+// useID takes the next id for a message of a type.
+func (x *muxState) useID(t *MuxType) uint32 {
+	if x.recent == nil {
+		x.recent = new([recentIDs]*MuxType)
+	}
+	id := uint32(x.nextOut)
+	x.recent[id%recentIDs] = t
+	x.nextOut++
+	return id
+}
+
+// refused tells that one of our messages was refused for which nobody waits any more.
+func (x *muxState) refused(id uint32, code emp.Code) {
+	ev := x.event(MuxRefused, id)
+	ev.Code = code
+	if x.nextOut-uint64(id) <= recentIDs {
+		ev.Refusee = x.recent[id%recentIDs]
 	}
 }
 

@@ -606,7 +606,7 @@ func TestWhatThePeerReceives(t *testing.T) {
 	// EMP/1 §6.2: `req` is how many "unanswered requests [are] accepted at once": 0 is none at all.
 	theirs.req = 0
 	d = openMux(t, usual(), theirs)
-	if err := d.m.Submit(&Outgoing{Type: d.typ("one"), Request: true}, nil); !errors.Is(err, ErrTypeNotShared) {
+	if err := d.m.Submit(&Outgoing{Type: d.typ("one"), Request: true}, nil); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("a request to a peer that takes none: %v", err)
 	}
 }
@@ -2325,4 +2325,22 @@ func TestTrimWithMuxFrames(t *testing.T) {
 	d.hear(more(0, text(9)), answer(0, 0, 1, "!"))
 	d.want(last(part(0, 1, 10, text(9))), reply(o, 0, 1, "!").ended())
 	d.advance(5 * time.Second)
+}
+
+// For a while it is known of which type a message was that is refused though it has gone.
+func TestRefusedOfWhichType(t *testing.T) {
+	d := openMux(t, usual(), usual())
+	for i := range recentIDs + 2 {
+		typ := []string{"one", "two"}[i%2]
+		if sent, err := d.m.SendMessage(d.typ(typ), 0, 0, nil); !sent || err != nil {
+			t.Fatalf("message %d: %v, %v", i, sent, err)
+		}
+	}
+	d.output()
+	for _, id := range []uint32{0, 1, 2, 3, recentIDs + 1} {
+		d.hear(emp.AppendStop(nil, id, false, emp.CodeBusy))
+	}
+	if want := []string{"one", "two", "two"}; !slices.Equal(d.refusees, want) {
+		t.Errorf("refused were %q, want %q: of the others it is no longer known", d.refusees, want)
+	}
 }

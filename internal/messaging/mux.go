@@ -52,6 +52,9 @@ func (p *Peer) Mux(m *peer.Machine, ev *peer.MuxEvent) {
 		ev.Call.Owner.(*Call).ended(ev)
 	case peer.MuxRefused:
 		p.Refused.Add(1)
+		if ev.Refusee != nil {
+			p.Counters(ev.Refusee.Name()).RefusedOut.Add(1)
+		}
 	}
 }
 
@@ -134,7 +137,7 @@ func (p *Peer) data(m *peer.Machine, ev *peer.MuxEvent) {
 		p.partials = make(map[uint32]*inbound)
 	}
 	p.partials[ev.ID] = in
-	t.addPartial(in)
+	p.queueOf(t) // by which the hub knows where to look for it: see dropPartials
 }
 
 // stageUnit is how much of the budget is taken at once for messages to come.
@@ -188,7 +191,6 @@ func (p *Peer) more(m *peer.Machine, ev *peer.MuxEvent) {
 	}
 	if ev.Last {
 		delete(p.partials, in.id)
-		in.t.removePartial(in)
 		p.complete(in)
 	}
 }
@@ -212,9 +214,9 @@ func (p *Peer) complete(in *inbound) {
 // Sizes of the buffers that large messages are put together in: each four times the one before, so that memory is taken as bytes arrive and what is
 // moved is a third of the message.
 const (
-	firstBuffer = 16 << 10
+	firstBuffer = 1 << 10 // what a small request takes
 	growth      = 4
-	bufferSizes = 6 // up to 16 MiB
+	bufferSizes = 8 // up to 16 MiB
 )
 
 var assembly [bufferSizes]sync.Pool
@@ -302,7 +304,6 @@ func (p *Peer) freeAll(in *inbound) {
 // forget drops a message that will not be completed. The lock is held.
 func (p *Peer) forget(in *inbound, why error) {
 	delete(p.partials, in.id)
-	in.t.removePartial(in)
 	if in.stream != nil {
 		in.stream.finish(why) // its handler gives back the rest
 		return
@@ -327,45 +328,24 @@ func (p *Peer) dropAll() {
 	}
 }
 
-// The partials of a type, which go when it is withdrawn.
-
-func (t *Type) addPartial(in *inbound) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.partials == nil {
-		t.partials = make(map[*inbound]struct{})
-	}
-	t.partials[in] = struct{}{}
-}
-
-func (t *Type) removePartial(in *inbound) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.partials, in)
-}
-
 // dropPartials refuses what is on its way of a type that was withdrawn (EMP/1 section 7.5).
 func (t *Type) dropPartials() {
-	t.mu.Lock()
-	all := make([]*inbound, 0, len(t.partials))
-	for in := range t.partials {
-		all = append(all, in)
-	}
-	t.mu.Unlock()
-	for _, in := range all {
-		p := in.p
+	var all []*inbound
+	for _, p := range t.hub.peers() {
 		p.mu.Lock()
-		here := p.partials[in.id] == in
-		if here {
-			p.forget(in, ErrClosed)
+		for _, in := range p.partials {
+			if in.t == t {
+				p.forget(in, ErrClosed)
+				all = append(all, in)
+			}
 		}
 		p.mu.Unlock()
-		switch {
-		case !here:
-		case in.isRequest:
-			p.conn.Respond(in.id, emp.StatusNoHandler, nil, 0)
-		default:
-			p.conn.Refuse(in.id, in.total, emp.CodeWithdrawn)
+	}
+	for _, in := range all {
+		if in.isRequest {
+			in.p.conn.Respond(in.id, emp.StatusNoHandler, nil, 0)
+		} else {
+			in.p.conn.Refuse(in.id, in.total, emp.CodeWithdrawn)
 		}
 	}
 }

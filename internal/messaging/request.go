@@ -98,7 +98,9 @@ func (p *Peer) serve(q *queue, m *Message, in *inbound) (used bool) {
 		q.counters.BytesIn.Add(int64(in.total))
 		if err != nil {
 			q.counters.Errors.Add(1)
-			t.failures.tell(p.hub.o.Logger, "request handler failed", t.name, err)
+			if status == emp.StatusFailed && !in.ctx.ended() { // else it does what it should
+				t.failures.tell(p.hub.o.Logger, "request handler failed", t.name, err)
+			}
 		}
 	}
 	m.Payload = nil
