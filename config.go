@@ -101,7 +101,7 @@ type Config struct {
 	// MaxRequests is how many requests of one peer may be unanswered at once (EMP/1 section 7.3, "req"); 0 means 64, negative none.
 	MaxRequests int
 	// MessageMemoryBytes bounds the memory of messages that were received in the enhanced dialect and are not handled yet, over all peers of all torrents; no peer may have
-	// more than a quarter of what is left. Beyond it messages are refused, and their senders' calls fail with [ErrPeerBusy]. Every peer may have 65,600 bytes beside it, so
+	// more than a quarter of what is left. Beyond it messages are refused, and their senders' calls fail with [ErrPeerBusy]. Every peer may have 131,200 bytes beside it, so
 	// that nobody can have others' ordinary messages refused. 0 means 256 MiB.
 	MessageMemoryBytes int
 	// HandlerTimeout ends the context of a message handler (EMP/1 section 7.3); 0 means 30 s.

@@ -33,8 +33,9 @@ func (b *Budget) take(holds, n int64) bool {
 // give gives n bytes back.
 func (b *Budget) give(n int64) { b.used.Add(-n) }
 
-// freeBytes is what every session may hold without the budget, whatever others hold: the window that every peer has at least, in which a message of the usual length has room.
-const freeBytes = wire.MinWindow
+// freeBytes is what every session may hold without the budget, whatever others hold: twice the window that every peer has at least. A message of the usual length has room in it, and
+// smaller ones beside it.
+const freeBytes = 2 * wire.MinWindow
 
 // grantUnit is how much of the budget a peer takes at once, so that small messages do not all go to a counter that everybody uses.
 const grantUnit = 32 << 10

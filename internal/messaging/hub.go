@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -124,6 +125,13 @@ func (h *Hub) counted(p *Peer) {
 	h.live[p] = struct{}{}
 }
 
+// peers returns those that something came from, or was sent to, and that are not gone.
+func (h *Hub) peers() []*Peer {
+	h.tallyMu.Lock()
+	defer h.tallyMu.Unlock()
+	return slices.Collect(maps.Keys(h.live))
+}
+
 // retire keeps what a peer that is gone has counted.
 func (h *Hub) retire(p *Peer) {
 	h.tallyMu.Lock()
@@ -183,9 +191,6 @@ type Type struct {
 	ended     atomic.Bool   // withdrawn is closed
 	feed      chan *Message // without a handler: to whoever iterates
 	failures  failures
-
-	mu       sync.Mutex
-	partials map[*inbound]struct{} // messages of which more is to come
 }
 
 // Counters count the messages of one type and peer, for as long as the session lasts; the hub adds them up.

@@ -40,10 +40,13 @@ func TestBudgetLeavesEveryPeerARest(t *testing.T) {
 			t.Fatalf("no memory for more than %d bytes", len(*in.buf))
 		}
 	}
-	if p.held != freeBytes || p.granted != 0 || in.charged != p.held {
+	if p.held != wire.DefaultMaxMessage+wire.MessageCost || p.granted != 0 || in.charged != p.held || !p.hold(1<<15) {
 		t.Errorf("it holds %d bytes, and %d of the budget; charged %d", p.held, p.granted, in.charged)
 	}
 	p.freeAll(in)
+	if p.held != 1<<15 {
+		t.Errorf("%d bytes are still held", p.held)
+	}
 	for _, p := range append(all, p) {
 		p.drop(p.held)
 		if p.held != 0 || p.granted != 0 {

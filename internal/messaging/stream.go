@@ -170,7 +170,6 @@ func (p *Peer) closeStream(in *inbound) {
 	partial := p.partials[in.id] == in
 	if partial {
 		delete(p.partials, in.id)
-		in.t.removePartial(in)
 	}
 	p.mu.Unlock()
 	switch {
