@@ -93,7 +93,7 @@ func TestStreamIsChargedForBlocks(t *testing.T) {
 	if err != nil || !bytes.Equal(append(got, rest...), want.Bytes()) {
 		t.Errorf("other bytes came: %v", err)
 	}
-	if unread, over := in.stream.close(); unread != 0 || !over || p.held != 0 {
+	if unread := in.stream.close(); unread != 0 || !in.stream.complete() || p.held != 0 {
 		t.Errorf("at the end %d bytes are unread, and %d charged", unread, p.held)
 	}
 }

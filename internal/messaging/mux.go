@@ -137,7 +137,10 @@ func (p *Peer) data(m *peer.Machine, ev *peer.MuxEvent) {
 		p.partials = make(map[uint32]*inbound)
 	}
 	p.partials[ev.ID] = in
-	p.queueOf(t) // by which the hub knows where to look for it: see dropPartials
+	p.queueOf(t)  // by which the hub knows where to look for it: see dropPartials
+	if t.Gone() { // perhaps too late for dropPartials to have found it
+		p.dropWithdrawn(m, in)
+	}
 }
 
 // stageUnit is how much of the budget is taken at once for messages to come.
@@ -330,23 +333,44 @@ func (p *Peer) dropAll() {
 
 // dropPartials refuses what is on its way of a type that was withdrawn (EMP/1 section 7.5).
 func (t *Type) dropPartials() {
-	var all []*inbound
 	for _, p := range t.hub.peers() {
 		p.mu.Lock()
-		for _, in := range p.partials {
-			if in.t == t {
-				p.forget(in, ErrClosed)
-				all = append(all, in)
-			}
-		}
+		some := p.hasPartials(t)
 		p.mu.Unlock()
-	}
-	for _, in := range all {
-		if in.isRequest {
-			in.p.conn.Respond(in.id, emp.StatusNoHandler, nil, 0)
-		} else {
-			in.p.conn.Refuse(in.id, in.total, emp.CodeWithdrawn)
+		if !some {
+			continue
 		}
+		// Their ends, or RESETs, may come until the connection is locked.
+		p.conn.Do(func(m *peer.Machine) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			for _, in := range p.partials {
+				if in.t == t {
+					p.dropWithdrawn(m, in)
+				}
+			}
+		})
+	}
+}
+
+// hasPartials reports whether some of a message of a type has come, and not all. The lock is held.
+func (p *Peer) hasPartials(t *Type) bool {
+	for _, in := range p.partials {
+		if in.t == t {
+			return true
+		}
+	}
+	return false
+}
+
+// dropWithdrawn refuses one message of which some has come and whose type was withdrawn. The lock is held.
+func (p *Peer) dropWithdrawn(m *peer.Machine, in *inbound) {
+	p.forget(in, ErrClosed)
+	if in.isRequest {
+		var o peer.Outgoing
+		m.Respond(&o, in.id, emp.StatusNoHandler, nil) // gives the cost back as well; an error has closed the session
+	} else {
+		m.RefuseMessage(in.id, in.total, emp.CodeWithdrawn)
 	}
 }
 

@@ -49,7 +49,7 @@ type Peer struct {
 	requests   map[uint32]*inbound // not answered yet, by id
 	spareCalls []*Call             // see newCall
 	counters   map[string]*Counters
-	tallied    bool          // the hub adds them up
+	tallied    bool          // the hub has added them up from here on; it is told once, because it locks us while it has its own lock
 	news       chan struct{} // closed when shared changes; nil while nobody waits
 	drained    func()        // called once when the session has ended and nothing waits
 	ended      bool
@@ -62,7 +62,8 @@ type Conn interface {
 	OutErr(o *peer.Outgoing) error
 	Respond(id uint32, status emp.Status, payload []byte, credit int64)
 	Credit(n int64)
-	Refuse(id, total uint32, code emp.Code)
+	// Do calls f with the machine, locked: whatever depends on what has come until now is decided and done in one. f must not block.
+	Do(f func(m *peer.Machine))
 }
 
 // queue is the messages of one type that wait. Pending grows while the worker handles what it took before.
@@ -76,6 +77,7 @@ type queue struct {
 
 	requests []*inbound
 	handling int      // workers of requests
+	serving  int      // those of them that have one
 	spare    *Message // for the next of them
 }
 
@@ -192,7 +194,7 @@ func (p *Peer) countersOf(name string) *Counters {
 		}
 		c = new(Counters)
 		p.counters[name] = c
-		if !p.tallied {
+		if !p.tallied && !p.ended { // what is counted afterwards is not added up: nothing would take the peer out again
 			p.tallied = true
 			p.hub.counted(p)
 		}
@@ -265,14 +267,14 @@ func (p *Peer) App(id uint8, payload []byte) {
 	p.mu.Unlock()
 }
 
-// queueOf returns the queue of a type; p.mu is held.
+// queueOf returns the queue of a type. Only the read loop calls it; p.mu is held.
 func (p *Peer) queueOf(t *Type) *queue {
 	for _, q := range p.queues {
 		if q.t == t {
 			return q
 		}
 	}
-	p.queues = slices.DeleteFunc(p.queues, func(q *queue) bool { return q.idle() && q.gone() })
+	p.queues = slices.DeleteFunc(p.queues, func(q *queue) bool { return q != p.stage.q && q.idle() && q.gone() }) // what is staged may still be for one that looks idle
 	q := &queue{t: t, counters: p.countersOf(t.name)}
 	p.queues = append(p.queues, q)
 	return q
@@ -325,7 +327,7 @@ func (p *Peer) start() {
 			p.begin()
 			go p.work(q)
 		}
-		for len(q.requests) > q.handling && q.handling < max(q.t.spec.Parallel, 1) && p.mayHandle() {
+		for len(q.requests) > q.handling-q.serving && q.handling < max(q.t.spec.Parallel, 1) && p.mayHandle() {
 			q.handling++
 			p.begin()
 			go p.workRequests(q)
@@ -405,7 +407,6 @@ func (p *Peer) takeDrained() func() {
 	if !p.tallied {
 		return f
 	}
-	p.tallied = false
 	return func() {
 		p.hub.retire(p)
 		if f != nil {

@@ -78,6 +78,7 @@ func (p *Peer) workRequests(q *queue) {
 			ctx = newHandlerContext(p)
 		}
 		in.started, in.ctx = true, ctx
+		q.serving++
 		p.mu.Unlock()
 		if p.serve(q, m, in) {
 			ctx = nil // somebody may still hold it, or it has ended
@@ -96,7 +97,10 @@ func (p *Peer) serve(q *queue, m *Message, in *inbound) (used bool) {
 		status, answer = outcome(in.ctx, out, err)
 		q.counters.RequestsIn.Add(1)
 		q.counters.BytesIn.Add(int64(in.total))
-		if err != nil {
+		switch {
+		case status == emp.StatusRefused:
+			q.counters.RefusedIn.Add(1)
+		case err != nil:
 			q.counters.Errors.Add(1)
 			if status == emp.StatusFailed && !in.ctx.ended() { // else it does what it should
 				t.failures.tell(p.hub.o.Logger, "request handler failed", t.name, err)
@@ -115,6 +119,7 @@ func (p *Peer) serve(q *queue, m *Message, in *inbound) (used bool) {
 	p.conn.Respond(id, status, answer, credit)
 	p.unsent.Add(-n)
 	p.mu.Lock()
+	q.serving--
 	p.freeAll(in)
 	inbounds.Put(in)
 	if n > 0 {

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/emp"
 )
@@ -15,7 +17,12 @@ var (
 	ErrAbandoned    = errors.New("the sender has abandoned the message")
 	ErrBusy         = errors.New("no memory left for messages")
 	ErrSessionEnded = errors.New("the session has ended")
+	ErrStalled      = errors.New("the sender has sent nothing for too long")
 )
+
+// streamStall is how long a reader waits for the next fragment: as long as a session may be silent (EMP/1 section 8). A sender that opens a message and leaves it at that would
+// otherwise have a handler wait, with all that it holds, for as long as keep-alives come.
+const streamStall = 240 * time.Second
 
 // Stream is the payload of a message as it comes. It is read by one goroutine, the handler's. What has come and is not read yet lies in blocks, each of which counts whole:
 // a byte takes a block.
@@ -30,6 +37,7 @@ type Stream struct {
 	read   int64
 	err    error         // why no more comes; io.EOF once it is whole
 	more   chan struct{} // capacity 1
+	stall  *time.Timer   // the reader's, once it has waited
 	closed bool
 }
 
@@ -59,9 +67,6 @@ func (s *Stream) need(n int) int64 {
 func (s *Stream) add(data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
 	for len(data) > 0 {
 		var b *blockbuf.Buf
 		if n := len(s.blocks); n > 0 && s.blocks[n-1].Len() < wire.MaxFragment {
@@ -99,7 +104,7 @@ func (s *Stream) wake() {
 	}
 }
 
-// Read implements [io.Reader]. Its errors are io.EOF after the last byte, [ErrAbandoned], [ErrBusy], [ErrSessionEnded], and [ErrClosed] if the type was withdrawn.
+// Read implements [io.Reader]. Its errors are io.EOF after the last byte, [ErrAbandoned], [ErrBusy], [ErrStalled], [ErrSessionEnded], and [ErrClosed] if the type was withdrawn.
 func (s *Stream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -144,12 +149,30 @@ func (s *Stream) Read(p []byte) (int, error) {
 		case err != nil:
 			return 0, err
 		}
-		<-s.more // the end of the session comes here too
+		if !s.wait() {
+			return 0, ErrStalled
+		}
 	}
 }
 
-// close takes back what was not read, and reports how much memory that was, and whether the message has come whole or will not.
-func (s *Stream) close() (unread int64, over bool) {
+// wait waits for more, or for the end of the message or the session; false if nothing has come for too long.
+func (s *Stream) wait() bool {
+	if s.stall == nil {
+		s.stall = time.NewTimer(streamStall)
+	} else {
+		s.stall.Reset(streamStall)
+	}
+	defer s.stall.Stop()
+	select {
+	case <-s.more:
+		return true
+	case <-s.stall.C:
+		return false
+	}
+}
+
+// close takes back what was not read, and reports how much memory that was.
+func (s *Stream) close() (unread int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -158,26 +181,43 @@ func (s *Stream) close() (unread int64, over bool) {
 		b.Release()
 	}
 	s.blocks = nil
-	return unread, s.err != nil
+	return unread
 }
 
 // closeStream ends a streamed message whose handler has returned: what is still to come is refused, and its cost given back to the peer.
 func (p *Peer) closeStream(in *inbound) {
 	p.mu.Lock()
-	unread, over := in.stream.close()
-	p.drop(unread + in.charged)
-	in.charged = 0
-	partial := p.partials[in.id] == in
-	if partial {
-		delete(p.partials, in.id)
+	if p.partials[in.id] != in { // whole, or no more comes
+		p.freeStream(in)
+		p.mu.Unlock()
+		if in.stream.complete() {
+			p.owe(cost(in.total))
+		}
+		return
 	}
 	p.mu.Unlock()
-	switch {
-	case partial && !over:
-		p.conn.Refuse(in.id, in.total, emp.CodeRefused)
-	case in.stream.complete():
-		p.owe(cost(in.total))
-	}
+	// Its end, or its RESET, may come meanwhile.
+	p.conn.Do(func(m *peer.Machine) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		partial := p.partials[in.id] == in
+		if partial {
+			p.forget(in, ErrClosed)
+		}
+		p.freeStream(in)
+		switch {
+		case partial:
+			m.RefuseMessage(in.id, in.total, emp.CodeRefused) // an error has closed the session, which Do sees
+		case in.stream.complete():
+			m.Credit(cost(in.total))
+		}
+	})
+}
+
+// freeStream gives back the memory of a streamed message that nobody reads any more. The lock is held.
+func (p *Peer) freeStream(in *inbound) {
+	p.drop(in.stream.close() + in.charged)
+	in.charged = 0
 }
 
 // taken returns how many bytes have been read.

@@ -125,7 +125,9 @@ func (c *Conn) SendMux(ctx context.Context, t *peer.MuxType, version uint8, prio
 	}
 	c.mu.Lock()
 	if sent, err := c.m.SendMessage(t, version, priority, payload); sent || err != nil {
-		c.kick()
+		if c.kick(); err != nil {
+			c.after() // the ids may have run out, which closes the session
+		}
 		err = c.muxErr(err)
 		c.mu.Unlock()
 		return err
@@ -253,14 +255,6 @@ func (c *Conn) Credit(n int64) {
 	c.mu.Lock()
 	c.m.Credit(n)
 	c.kick()
-	c.mu.Unlock()
-}
-
-// Refuse answers STOP to a message of the peer; see [peer.Machine.RefuseMessage].
-func (c *Conn) Refuse(id, total uint32, code emp.Code) {
-	c.mu.Lock()
-	c.m.RefuseMessage(id, total, code) // an error has closed the session, which after sees
-	c.after()
 	c.mu.Unlock()
 }
 
