@@ -22,7 +22,7 @@ type jsonCodec struct{}
 func (jsonCodec) Marshal(v any) ([]byte, error)   { return json.Marshal(v) }
 func (jsonCodec) Unmarshal(b []byte, v any) error { return json.Unmarshal(b, v) }
 
-// Handle registers a type whose requests are values of Req and whose answers are values of Resp, in mt.Codec. from says who asks, and m.Version in which version. A request
+// Handle registers a type whose requests are values of Req and whose answers are values of Resp, in mt.Codec. m says who asks, and in which version; its Payload is the request as it came. A request
 // that cannot be read is answered with [ErrHandlerFailed]. mt.Requests must be nil; Handler and Stream, if set, receive messages of the type as ever.
 func Handle[Req, Resp any](t *Torrent, mt MessageType, h func(ctx context.Context, m *Message, req Req) (Resp, error)) (*Type, error) {
 	if mt.Requests != nil {

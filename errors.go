@@ -20,7 +20,7 @@ var (
 	// ErrVersionUnsupported: the peer receives the type, but not in that version, or not in any that this side can send; where the dialect has no
 	// versions that is every one but 0 (EMP/1 table 7.6).
 	ErrVersionUnsupported = errors.New("parley: message version not received by the peer")
-	// ErrRequestsUnsupported: the dialect has no requests (EMP/1 table 7.6).
+	// ErrRequestsUnsupported: the dialect has no requests, nor messages that are written bit by bit (EMP/1 table 7.6), or the peer takes no requests at all.
 	ErrRequestsUnsupported = errors.New("parley: requests unsupported in this dialect")
 	// ErrNoHandler: the peer has no handler for requests of the type (EMP/1 section 7.5, status 1).
 	ErrNoHandler = errors.New("parley: no handler for the request")

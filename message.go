@@ -40,7 +40,8 @@ type Handler func(ctx context.Context, m *Message) error
 type RequestHandler func(ctx context.Context, m *Message) ([]byte, error)
 
 // StreamHandler reacts to one message while it comes: r yields its payload. If it returns before r has ended, the rest is refused. What has come and is not read lies in
-// memory, and counts in the peer's window until the handler returns. r's errors are [ErrAbandoned] and [ErrPeerBusy] (this side ran out of memory for messages).
+// memory, and counts in the peer's window until the handler returns. r does not end with ctx. Its errors are [ErrAbandoned], also when nothing has come for four minutes,
+// [ErrPeerBusy] (this side ran out of memory for messages), and [ErrClosed] (the type was withdrawn).
 type StreamHandler func(ctx context.Context, m *Message, r io.Reader) error
 
 // MessageType describes an application message type to register.
@@ -168,7 +169,7 @@ func (r streamReader) Read(p []byte) (int, error) {
 	case nil, io.EOF:
 	case messaging.ErrBusy:
 		err = ErrPeerBusy
-	case messaging.ErrAbandoned, messaging.ErrSessionEnded:
+	case messaging.ErrAbandoned, messaging.ErrSessionEnded, messaging.ErrStalled:
 		err = fmt.Errorf("%w: %w", ErrAbandoned, err)
 	default:
 		err = publicErr(err)
@@ -246,7 +247,7 @@ func (ty *Type) resolve(p Peer, m *Outgoing) (messaging.Target, error) {
 			return t, p.versionError(ty.Name(), t, ty.min, ty.max)
 		}
 		if m.Payload, err = m.Encode(v); err != nil {
-			return t, fmt.Errorf("message type %q, version %d: %w", ty.Name(), v, err)
+			return t, fmt.Errorf("peer %v: message type %q, version %d: %w", p, ty.Name(), v, err)
 		}
 		m.Version, m.Encode = v, nil
 	}
@@ -287,8 +288,15 @@ func (ty *Type) SendMessage(ctx context.Context, p Peer, m Outgoing) error {
 }
 
 // NewWriter begins a message of size bytes to one peer, which is written bit by bit: at no time is all of it in memory. Nothing of it has gone before the first
-// Write. m's Payload and Encode are not used. It needs the enhanced dialect: [ErrRequestsUnsupported] elsewhere. Otherwise as SendMessage.
+// Write. It must be closed: from the first Write on no other message of the type goes to the peer. Once ctx has ended the next Write or Close gives the message up. m's Payload and Encode are not
+// used; m.Version is what [Type.Version] reports, unless that is 0. It needs the enhanced dialect: [ErrRequestsUnsupported] elsewhere. Otherwise as SendMessage.
 func (ty *Type) NewWriter(ctx context.Context, p Peer, size int64, m Outgoing) (*MessageWriter, error) {
+	if p.s == nil {
+		return nil, ErrClosed
+	}
+	if err := p.s.mp.Settled(ctx); err != nil {
+		return nil, err
+	}
 	m.Payload, m.Encode = nil, nil
 	t, err := ty.resolve(p, &m)
 	if err != nil {
@@ -315,13 +323,25 @@ type MessageWriter struct {
 	t    messaging.Target
 	size int64
 	done bool
+	err  error // that was returned
+}
+
+// failed returns what err, of the connection, is called here: always the first there was.
+func (w *MessageWriter) failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	if w.err == nil {
+		w.err = w.p.publicSendErr(w.ty.Name(), err) // which counts refusals
+	}
+	return w.err
 }
 
 // Write implements [io.Writer]. It returns when b is on its way, and waits while the peer's window or its turn does not allow that. Its errors are those of [Peer.Send],
 // and [ErrMessageLength]; after one the message has been given up, and the peer told.
 func (w *MessageWriter) Write(b []byte) (int, error) {
 	n, err := w.w.Write(b)
-	return n, w.p.publicSendErr(w.ty.Name(), err)
+	return n, w.failed(err)
 }
 
 // ReadFrom implements [io.ReaderFrom], in blocks that suit the wire.
@@ -348,7 +368,7 @@ func (w *MessageWriter) ReadFrom(r io.Reader) (n int64, err error) {
 
 // Close ends the message. If less was written than it was said to have, the message is given up and the error is [ErrMessageLength].
 func (w *MessageWriter) Close() error {
-	err := w.p.publicSendErr(w.ty.Name(), w.w.Close())
+	err := w.failed(w.w.Close())
 	if err == nil && !w.done {
 		w.done = true
 		w.p.s.sent(w.t, int(w.size))
@@ -357,7 +377,7 @@ func (w *MessageWriter) Close() error {
 }
 
 // Request sends a request and returns the answer, at most maxReply bytes (0: 65,536), which is the caller's. It goes in the version that [Type.Version] reports. Where the session's dialect has no
-// requests, which is everywhere but emp, it fails with [ErrRequestsUnsupported]. If ctx ends first the peer is told, and its handler's context ends. A peer that has
+// requests, which is everywhere but emp, or the peer takes none, it fails with [ErrRequestsUnsupported]. If ctx ends first the peer is told, and its handler's context ends. A peer that has
 // not answered is a [*RequestError].
 func (ty *Type) Request(ctx context.Context, p Peer, payload []byte, maxReply int) ([]byte, error) {
 	return ty.RequestMessage(ctx, p, Outgoing{Encode: func(uint8) ([]byte, error) { return payload, nil }, ReplyMax: maxReply})
@@ -414,6 +434,16 @@ func (ty *Type) BroadcastMessage(ctx context.Context, m Outgoing) (int, error) {
 	var full []waits
 	var errs []error
 	sent := 0
+	add := func(err error) {
+		switch {
+		case err == nil:
+			sent++
+		case errors.Is(err, ErrTypeNotShared), errors.Is(err, ErrVersionUnsupported):
+			// It does not share it, or has withdrawn it a moment ago.
+		default:
+			errs = append(errs, err)
+		}
+	}
 	for p := range ty.t.Peers() {
 		each := m
 		t, err := ty.resolve(p, &each)
@@ -424,27 +454,19 @@ func (ty *Type) BroadcastMessage(ctx context.Context, m Outgoing) (int, error) {
 				continue
 			}
 		}
-		switch {
-		case err == nil:
-			sent++
-		case errors.Is(err, ErrTypeNotShared), errors.Is(err, ErrVersionUnsupported):
-			// It does not share it, or has withdrawn it a moment ago.
-		default:
-			errs = append(errs, err)
-		}
+		add(err)
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for _, w := range full {
 		wg.Go(func() {
 			err := ty.SendMessage(ctx, w.p, w.m)
+			if err != nil && ctx.Err() != nil {
+				err = fmt.Errorf("peer %v: %w", w.p, err) // the context does not know whom it was for
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, fmt.Errorf("peer %v: %w", w.p, err))
-			} else {
-				sent++
-			}
+			add(err)
 		})
 	}
 	wg.Wait()
