@@ -34,8 +34,8 @@ type Message struct {
 // be used up: a Send in a handler should use ctx, so that it fails in time, and answers belong in a [RequestHandler] (EMP/1 section 7.3).
 type Handler func(ctx context.Context, m *Message) error
 
-// RequestHandler answers one request. The answer is not changed or kept by the caller once the next request of the same worker is handled; it may be as long as
-// m.ReplyMax. Requests of one type and peer are handled at the same time, see MessageType.Parallel, and without regard to messages. ctx also ends when the peer no
+// RequestHandler answers one request. The answer, which may be m.Payload or a part of it, is not copied: it must not be changed any more. It may be as long as m.ReplyMax.
+// Requests of one type and peer are handled at the same time, see MessageType.Parallel, and without regard to messages. ctx also ends when the peer no
 // longer waits. An error becomes [ErrHandlerFailed] with its text at the peer, [ErrRefused] becomes that, and ctx's end [ErrHandlerTimeout].
 type RequestHandler func(ctx context.Context, m *Message) ([]byte, error)
 

@@ -168,8 +168,13 @@ func TestHandlersMayCallAnything(t *testing.T) {
 
 // Two peers whose handlers answer every message by two would wait for each other for ever, were it not for the handler's timeout (EMP/1 section 7.3).
 func TestHandlersThatSendToEachOther(t *testing.T) {
-	const timeout = 200 * time.Millisecond
-	hs := talkers(t, 2, parley.Config{SendQueueBytes: 32 << 10, ReceiveQueueBytes: 32 << 10, HandlerTimeout: timeout})
+	t.Run("ltep", func(t *testing.T) { handlersThatSendToEachOther(t, parley.Config{NoEMP: true}) })
+	t.Run("emp", func(t *testing.T) { handlersThatSendToEachOther(t, parley.Config{MessageWindowBytes: wire.MinWindow}) })
+}
+
+func handlersThatSendToEachOther(t *testing.T, cfg parley.Config) {
+	cfg.SendQueueBytes, cfg.ReceiveQueueBytes, cfg.HandlerTimeout = 32<<10, 32<<10, 200*time.Millisecond
+	hs := talkers(t, 2, cfg)
 	var stop atomic.Bool
 	timedOut := make(chan struct{}, 1)
 	handler := func(ctx context.Context, m *parley.Message) error {

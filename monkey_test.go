@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -282,6 +283,36 @@ func (m *monkey) register(tor *parley.Torrent) {
 	}})
 }
 
+// talk sends messages of a type in every way there is.
+func (m *monkey) talk(ctx context.Context, ty *parley.Type) {
+	r := m.r
+	_, _ = ty.Broadcast(ctx, []byte("hello"))
+	for p := range ty.Peers() {
+		n := []int{r.IntN(100), r.IntN(200_000)}[r.IntN(2)]
+		o := parley.Outgoing{Payload: make([]byte, n), Version: uint8(r.IntN(3)), Priority: int8(r.IntN(3)), ReplyMax: r.IntN(300_000)}
+		if r.IntN(2) == 0 {
+			o.Encode = func(v uint8) ([]byte, error) { return make([]byte, int(v)+n), nil }
+		}
+		switch r.IntN(4) {
+		case 0:
+			_ = ty.SendMessage(ctx, p, o)
+		case 1:
+			_, _ = ty.BroadcastMessage(ctx, o)
+		case 2:
+			_, _ = ty.RequestMessage(ctx, p, o)
+		default:
+			if w, err := ty.NewWriter(ctx, p, int64(n), o); err == nil {
+				_, _ = w.Write(make([]byte, r.IntN(n+2)))
+				_ = w.Close()
+			}
+		}
+		p.TypeInfos()
+		p.TypeStats()
+		p.MessageLimits()
+		ty.Stats()
+	}
+}
+
 // torrent does one thing with a torrent. Errors are expected: half of what is asked makes no sense at the moment.
 func (m *monkey) torrent(ctx context.Context, c *parley.Client, tor *parley.Torrent) {
 	r, z := m.r, m.z
@@ -321,13 +352,25 @@ func (m *monkey) torrent(ctx context.Context, c *parley.Client, tor *parley.Torr
 		for range tor.Events(ctx) {
 		}
 	case 19:
-		if ty, err := tor.Register(parley.MessageType{Name: "type" + strconv.Itoa(r.IntN(3))}); err == nil {
-			_, _ = ty.Broadcast(ctx, []byte("hello"))
-			for range ty.Messages(ctx) {
-				break
+		mt := parley.MessageType{Name: "type" + strconv.Itoa(r.IntN(3)), MaxBytes: 1 << 20, MaxVersion: uint8(r.IntN(3))}
+		switch r.IntN(3) {
+		case 0:
+			mt.Stream = func(_ context.Context, msg *parley.Message, rd io.Reader) error {
+				_, err := io.CopyN(io.Discard, rd, msg.Size/2)
+				return err
 			}
-			_ = ty.Withdraw()
+		case 1:
+			mt.Requests = func(_ context.Context, msg *parley.Message) ([]byte, error) { return msg.Payload, nil }
 		}
+		ty, err := tor.Register(mt)
+		if err != nil {
+			break
+		}
+		m.talk(ctx, ty)
+		for range ty.Messages(ctx) {
+			break
+		}
+		_ = ty.Withdraw()
 	case 20:
 		if !origin && r.IntN(3) == 0 {
 			if err := tor.Close(); err != nil && !strings.Contains(err.Error(), "handler") {

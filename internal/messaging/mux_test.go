@@ -1461,7 +1461,7 @@ func tell(l *link) bool {
 	return true
 }
 
-// In steady state a small message costs no allocation from the connection to the handler, and a request none but its answer's way.
+// In steady state a small message in mux frames costs no allocation from the connection to the handler.
 func TestAllocsPerMuxMessage(t *testing.T) {
 	h := newHub(t, Options{Budget: NewBudget(64 << 20)})
 	const batch = 500
