@@ -25,6 +25,8 @@ import (
 	"github.com/parley-bt/parley/codec/bencode"
 	"github.com/parley-bt/parley/codec/cbor"
 	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
+	"github.com/parley-bt/parley/wire/ltep"
 )
 
 // meet starts a client for each configuration, in one swarm that exchanges messages only; each is connected to the first.
@@ -324,6 +326,82 @@ func TestRequests(t *testing.T) {
 	if _, err := r.Request(ctx, p, nil, 0); !errors.Is(err, parley.ErrClosed) {
 		t.Errorf("of a withdrawn type: %v, want %v", err, parley.ErrClosed)
 	}
+}
+
+// Whatever a peer answers has a name here: statuses, and the codes of STOP and RESET (EMP/1 section 7.5).
+func TestWhatPeersAnswer(t *testing.T) {
+	const theirMux = 7
+	h := meet(t, parley.Config{})[0]
+	r := h.add(t, parley.MessageType{Name: "r"})
+	raw := connect(t, h, bt.PeerID{1})
+	e, err := raw.UntilExchange()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(e.M, func(x ltep.Entry) bool { return x.Name == ltep.NameMux })
+	if i < 0 {
+		t.Fatalf("mux frames are not offered: %v", e.M)
+	}
+	ourMux := e.M[i].ID
+	offer := emp.AppendOffer(nil, &emp.Offer{Version: 1, HasTypes: true, Types: []emp.TypeOffer{{Name: "r", ID: 3, MaxLen: 100_000}}, Window: 1 << 20, Requests: 8})
+	if err := raw.Exchange(ltep.Exchange{M: []ltep.Entry{{Name: ltep.NameMux, ID: theirMux}}, EMP: offer}); err != nil {
+		t.Fatal(err)
+	}
+	p := h.enhanced(t, "r", 1)[0]
+	ctx := within(t, 20*time.Second)
+	tests := []struct {
+		name   string
+		answer func(id uint32) []byte
+		want   error
+		text   string
+	}{
+		{"status 1", func(id uint32) []byte { return emp.AppendResponseHead(nil, id, 1, 0) }, parley.ErrNoHandler, ""},
+		{"status 2", func(id uint32) []byte { return emp.AppendResponseHead(nil, id, 2, 0) }, parley.ErrRefused, ""},
+		{"status 3", func(id uint32) []byte { return append(emp.AppendResponseHead(nil, id, 3, 7), "why\x1b[2J"...) }, parley.ErrHandlerFailed, "why\x1b[2J"},
+		{"status 4", func(id uint32) []byte { return emp.AppendResponseHead(nil, id, 4, 0) }, parley.ErrHandlerTimeout, ""},
+		{"status 5", func(id uint32) []byte { return emp.AppendResponseHead(nil, id, 5, 0) }, parley.ErrReplyTooLarge, ""},
+		{"status 6", func(id uint32) []byte { return emp.AppendResponseHead(nil, id, 6, 0) }, parley.ErrPeerBusy, ""},
+		{"status 2 with a text", func(id uint32) []byte { return append(emp.AppendResponseHead(nil, id, 2, 3), "odd"...) }, parley.ErrRefused, ""},
+		{"too long", func(id uint32) []byte { return append(emp.AppendResponseHead(nil, id, 0, 101), make([]byte, 100)...) }, parley.ErrReplyTooLarge, ""},
+		{"STOP 0", func(id uint32) []byte { return emp.AppendStop(nil, id, false, 0) }, parley.ErrRefused, ""},
+		{"STOP 1", func(id uint32) []byte { return emp.AppendStop(nil, id, false, 1) }, parley.ErrRefused, ""},
+		{"STOP 2", func(id uint32) []byte { return emp.AppendStop(nil, id, false, 2) }, parley.ErrMessageTooLarge, ""},
+		{"STOP 3", func(id uint32) []byte { return emp.AppendStop(nil, id, false, 3) }, parley.ErrTypeNotShared, ""},
+		{"STOP 4", func(id uint32) []byte { return emp.AppendStop(nil, id, false, 4) }, parley.ErrHandlerFailed, ""},
+		{"STOP 5", func(id uint32) []byte { return emp.AppendStop(nil, id, false, 5) }, parley.ErrPeerBusy, ""},
+		{"RESET 4", func(id uint32) []byte { return emp.AppendReset(nil, id, true, 4) }, parley.ErrHandlerFailed, ""},
+		{"whole", func(id uint32) []byte { return append(emp.AppendResponseHead(nil, id, 0, 2), "ok"...) }, nil, ""},
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, tt := range tests {
+			var f emp.Frame
+			if err := raw.Until(func(m wire.Message) bool {
+				x, ok := m.(*wire.Extended)
+				return ok && x.ID == theirMux && f.Parse(x.Payload) == nil && f.Kind == emp.Data && f.First
+			}); err != nil {
+				t.Errorf("%s: no request comes: %v", tt.name, err)
+				return
+			}
+			if err := raw.Extended(ourMux, tt.answer(f.ID)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for _, tt := range tests {
+		answer, err := r.Request(ctx, p, []byte("question"), 100)
+		if !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) || err == nil && string(answer) != "ok" {
+			t.Errorf("%s: %q, %v, want %v", tt.name, answer, err, tt.want)
+		}
+		if e, ok := errors.AsType[*parley.RequestError](err); tt.want != nil && (!ok || e.Text != tt.text) {
+			t.Errorf("%s: %#v, want the text %q", tt.name, err, tt.text)
+		}
+		if tt.text != "" && !strings.HasSuffix(err.Error(), ": why\ufffd[2J") { // which does not clear anybody's screen
+			t.Errorf("%s: %q", tt.name, err.Error())
+		}
+	}
+	<-done
 }
 
 // Where there are no requests the call says so.

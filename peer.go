@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/messaging"
@@ -310,14 +311,19 @@ type RequestError struct {
 	Peer Peer
 	Type string
 	Err  error  // the sentinel
-	Text string // what the handler that failed says of it; it comes from the peer
+	Text string // what the handler that failed says of it; it comes from the peer: escape it before it reaches a terminal, as Error does
 }
 
 // Error implements error.
 func (e *RequestError) Error() string {
 	s := fmt.Sprintf("peer %v: %q: %v", e.Peer, e.Type, e.Err)
 	if e.Text != "" {
-		s += ": " + e.Text
+		s += ": " + strings.Map(func(r rune) rune { // errors end up on terminals
+			if unicode.IsPrint(r) {
+				return r
+			}
+			return unicode.ReplacementChar
+		}, e.Text)
 	}
 	return s
 }
