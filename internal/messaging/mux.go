@@ -214,12 +214,12 @@ func (p *Peer) complete(in *inbound) {
 	}
 }
 
-// Sizes of the buffers that large messages are put together in: each four times the one before, so that memory is taken as bytes arrive and what is
+// Sizes of the buffers that large messages are put together in. One that is full makes way for one of four times its size, or for the message, so that memory is taken as bytes arrive and what is
 // moved is a third of the message.
 const (
 	firstBuffer = 1 << 10 // what a small request takes
 	growth      = 4
-	bufferSizes = 8 // up to 16 MiB
+	bufferSizes = 15 // up to 16 MiB, each twice the one before
 )
 
 var assembly [bufferSizes]sync.Pool
@@ -228,13 +228,13 @@ func getBuffer(class int) *[]byte {
 	if b, ok := assembly[class].Get().(*[]byte); ok {
 		return b
 	}
-	b := make([]byte, 0, firstBuffer<<(2*class))
+	b := make([]byte, 0, firstBuffer<<class)
 	return &b
 }
 
 func putBuffer(b *[]byte) {
 	for class := range bufferSizes {
-		if cap(*b) == firstBuffer<<(2*class) {
+		if cap(*b) == firstBuffer<<class {
 			*b = (*b)[:0]
 			assembly[class].Put(b)
 			return
@@ -258,10 +258,10 @@ func (p *Peer) add(in *inbound, data []byte) bool {
 			want = min(max(growth*have, p.queueOf(in.t).usual, want), int(in.total))
 		}
 		class := 0
-		for firstBuffer<<(2*class) < want {
+		for firstBuffer<<class < want {
 			class++
 		}
-		size := int64(firstBuffer) << (2 * class)
+		size := int64(firstBuffer) << class
 		old := int64(cap(deref(in.buf)))
 		if !p.hold(size - old) { // both are there while one is copied into the other
 			return false
