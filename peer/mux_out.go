@@ -130,10 +130,20 @@ func (m *Machine) SendMessage(t *MuxType, version uint8, priority int8, payload 
 	return true, nil
 }
 
-// ahead reports whether one of those that wait must go before a new message.
+// ahead reports whether one of those that wait must go before a new message: one of its type, or one that is no less urgent and would go if there were window and room.
 func (x *muxState) ahead(t *MuxType, priority int8) bool {
+	if len(x.waiting) == 0 {
+		return false
+	}
+	x.pass++
 	for _, o := range x.waiting {
-		if o.Type == t || o.Priority >= priority && o.Type.open == nil && !(o.Request && len(x.calls) >= x.they.Requests()) {
+		switch {
+		case o.Type == t:
+			return true
+		case o.Type.passed == x.pass: // it waits behind another of its type
+		case o.Type.open != nil, o.Request && len(x.calls) >= x.they.Requests(), o.Priority < priority:
+			o.Type.passed = x.pass
+		default:
 			return true
 		}
 	}

@@ -600,8 +600,14 @@ func TestWhatThePeerReceives(t *testing.T) {
 		}
 	}
 	// There is no larger message than 16 MiB.
-	if _, err := d.m.SendMessage(d.typ("big"), 0, 0, make([]byte, wire.MaxMessage+1)); !errors.Is(err, ErrMessageTooLarge) {
-		t.Errorf("16 MiB and a byte: %v", err)
+	largest := usual()
+	largest.win = 1 << 25
+	largest.types[2].MaxLen = wire.MaxMessage
+	d = openMux(t, usual(), largest)
+	for n, want := range map[int]error{wire.MaxMessage: nil, wire.MaxMessage + 1: ErrMessageTooLarge} {
+		if sent, err := d.m.SendMessage(d.typ("big"), 0, 0, make([]byte, n)); sent || !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%d bytes: %v, %v", n, sent, err)
+		}
 	}
 	// EMP/1 §6.2: `req` is how many "unanswered requests [are] accepted at once": 0 is none at all.
 	theirs.req = 0
@@ -891,6 +897,45 @@ func TestWindowOfTheReceiver(t *testing.T) {
 	}
 }
 
+// What goes at once: no more than a fragment, for which there is window, to the byte.
+func TestSendMessageAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		n    int
+		left int64
+		want bool
+	}{{16_384, fourMiB, true}, {16_385, fourMiB, false}, {16_384, 16_448, true}, {16_384, 16_447, false}, {0, 64, true}, {0, 63, false}} {
+		d := usually(t)
+		d.m.mux.spend = tt.left
+		if sent, err := d.m.SendMessage(d.typ("one"), 0, 0, []byte(text(tt.n))); sent != tt.want || err != nil {
+			t.Errorf("%+v: %v, %v", tt, sent, err)
+		}
+		if d.m.HasOutput() != tt.want {
+			t.Errorf("%+v: output", tt)
+		}
+	}
+	// Not held up by what waits behind one that is less urgent, since that may be overtaken.
+	theirs := usual()
+	theirs.win = 65_600
+	theirs.types = append(theirs.types, emp.TypeOffer{Name: "free", ID: 4})
+	d := openMux(t, usual(), theirs)
+	d.submit("one", 0, text(65_000))
+	d.submit("big", 0, text(60_000))
+	d.submit("big", 9, "urgent")
+	if sent, err := d.m.SendMessage(d.typ("free"), 0, 5, nil); !sent || err != nil {
+		t.Errorf("an urgent one is held up: %v, %v", sent, err)
+	}
+	if sent, err := d.m.SendMessage(d.typ("free"), 0, 0, nil); sent || err != nil {
+		t.Errorf("it overtakes: %v, %v", sent, err)
+	}
+	// Not before a request that waits for window alone.
+	d = usually(t)
+	d.m.mux.spend = 100
+	d.ask("one", 9, text(200))
+	if sent, err := d.m.SendMessage(d.typ("two"), 0, 0, nil); sent || err != nil {
+		t.Errorf("it overtakes: %v, %v", sent, err)
+	}
+}
+
 // EMP/1 §7.3: "A sender opens it only if the window covers the cost; the ones waiting open in submission order within a local priority, so a large one does not starve".
 func TestWindowOfTheSender(t *testing.T) {
 	theirs := usual()
@@ -1006,7 +1051,8 @@ func TestRequestsWaitForAnswers(t *testing.T) {
 		t.Error("a message overtakes requests of its type")
 	}
 	beside := d.submit("two", 0, "beside")
-	d.wantSaid(request(0, 1, 5, 100, "ask 0"), request(1, 1, 5, 100, "ask 1"), message(2, 2, 6, "beside"))
+	d.tell("big", "at once")
+	d.wantSaid(request(0, 1, 5, 100, "ask 0"), request(1, 1, 5, 100, "ask 1"), message(2, 2, 6, "beside"), message(3, 3, 7, "at once"))
 	d.wantChanged(beside)
 	// "a request counts … until the last byte of its RESPONSE"
 	d.hear(answer(1, 0, 2, "a"))
@@ -1015,25 +1061,25 @@ func TestRequestsWaitForAnswers(t *testing.T) {
 	d.hear(moreAnswer(1, "b"))
 	d.want(last(reply(calls[1], 0, 2, "b")))
 	d.wantDone(calls[1], nil)
-	d.wantSaid(request(3, 1, 5, 100, "ask 2"))
+	d.wantSaid(request(4, 1, 5, 100, "ask 2"))
 	// "or RESET with RESPONSE, or STOP of the request"
 	d.hear(resetAnswer(0, emp.CodeInternal))
 	d.want(ended(calls[0], 0, false, emp.CodeInternal))
-	d.wantSaid(request(4, 1, 5, 100, "ask 3"), message(5, 1, 5, "after"))
+	d.wantSaid(request(5, 1, 5, 100, "ask 3"), message(6, 1, 5, "after"))
 	d.wantChanged(after)
-	d.hear(stop(3, emp.CodeRefused))
+	d.hear(stop(4, emp.CodeRefused))
 	d.want(ended(calls[2], 0, true, emp.CodeRefused))
 	d.wantOut()
 	d.ask("one", 0, "ask 4")
-	d.wantSaid(request(6, 1, 5, 0, "ask 4"))
+	d.wantSaid(request(7, 1, 5, 0, "ask 4"))
 	d.ask("two", 0, "ask 5")
 	d.wantOut()
 	// "One above `req` is answered status 6 (busy)": if the peer thinks so, that is an answer.
-	d.hear(answer(4, emp.StatusBusy, 0, ""))
+	d.hear(answer(5, emp.StatusBusy, 0, ""))
 	d.want(reply(calls[3], emp.StatusBusy, 0, "").ended())
-	d.wantSaid(request(7, 2, 5, 0, "ask 5"))
+	d.wantSaid(request(8, 2, 5, 0, "ask 5"))
 	// What no longer counts is known no more: "A RESPONSE to an unknown or cancelled request is discarded", "RESET and STOP for finished ids are ignored".
-	for id := range uint32(4) {
+	for id := range uint32(5) {
 		d.hear(answer(id, 0, 3, "x"), moreAnswer(id, "yz"), moreAnswer(id, "and more"), resetAnswer(id, 0), stopAnswer(id, 0))
 	}
 	d.wantIdle()
@@ -1078,6 +1124,32 @@ func TestMessagesTakeTurns(t *testing.T) {
 	if want := "data of answer 0 first 16384/32768, data 1 first 16384/49151, data 0 16384, data 1 16384, data of answer 0 16384, " + small.String() +
 		"data 1 16383, data 102 first 16384/16389, data 102 5"; got != want {
 		t.Errorf("writes %s\nwant %s", got, want)
+	}
+}
+
+// One that is given up takes nobody's turn with it.
+func TestTurnsWithoutOneThatIsGivenUp(t *testing.T) {
+	d := usually(t)
+	a, b, c := d.submit("one", 0, text(60_000)), d.submit("big", 0, text(60_000)), new(Outgoing)
+	d.hear(request(0, 1, 0, 1<<20, ""))
+	if _, err := d.m.Respond(c, 0, 0, []byte(text(60_000))); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 { // until all have begun
+		d.said(1)
+	}
+	if got, want := brief(d.said(1)), "data 0 16384"; got != want {
+		t.Fatalf("writes %s, want %s", got, want)
+	}
+	d.abandon(b) // whose turn it is
+	d.said(0)
+	if got, want := brief(d.said(1)), "data of answer 0 16384"; got != want {
+		t.Errorf("writes %s, want %s", got, want)
+	}
+	d.abandon(a)
+	d.said(0)
+	if got, want := brief(d.said(1<<20)), "data of answer 0 16384, data of answer 0 10848"; got != want {
+		t.Errorf("writes %s, want %s", got, want)
 	}
 }
 
@@ -1173,8 +1245,15 @@ func TestRoomForMessages(t *testing.T) {
 	if q := d.m.AppQueued(); sent < 8 || q > 1000+muxOverhead {
 		t.Errorf("%d messages, %d bytes", sent, q)
 	}
+	d.m.cfg.SendQueueBytes = d.m.AppQueued() + 20 // to the byte
+	if ok, err := d.m.SendMessage(d.typ("two"), 0, 0, []byte(text(21))); ok || err != nil {
+		t.Errorf("more than there is room for: %v, %v", ok, err)
+	}
+	d.tell("two", text(20))
+	sent++
+	d.m.cfg.SendQueueBytes = 1000
 	a, b, c := d.submit("two", 0, "a"), d.submit("one", 0, text(5000)), d.submit("two", 0, "c")
-	d.m.AppendOutput(d.now, nil, 200)
+	d.m.AppendOutput(d.now, nil, 300)
 	d.wantChanged(a)
 	d.wantDone(a, nil)
 	d.output()
@@ -1678,7 +1757,7 @@ func TestAbandon(t *testing.T) {
 	d.wantSaid(message(1, 2, 1, "x"))
 	d.abandon(large) // once more: nothing
 	d.wantOut()
-	if !large.Done() || large.Err() != nil {
+	if !large.Done() || large.Err() != nil || large.data != nil {
 		t.Errorf("done: %v, %v", large.Done(), large.Err())
 	}
 
@@ -2284,6 +2363,34 @@ func TestNothingIsKeptOfWhatIsOver(t *testing.T) {
 				t.Fatal("a message that has gone is kept")
 			}
 		}
+	}
+}
+
+// A queue that is never empty takes the memory of what waits, not of what has passed.
+func TestRoomIsUsedAgain(t *testing.T) {
+	theirs := usual()
+	theirs.win = 1<<31 - 1
+	d := openMux(t, usual(), theirs)
+	d.m.cfg.SendQueueBytes = 8 << 10
+	sent, got := 0, 0
+	for sent < 5000 {
+		for ok := true; ok; sent++ {
+			var err error
+			if ok, err = d.m.SendMessage(d.typ("one"), 0, 0, []byte(text(sent%300))); err != nil {
+				t.Fatal(err)
+			} else if !ok {
+				break
+			}
+		}
+		for _, p := range d.said(600) {
+			if want := text(got % 300); string(p[len(p)-len(want):]) != want {
+				t.Fatalf("message %d is another", got)
+			}
+			got++
+		}
+	}
+	if c := cap(d.m.app); c > 32<<10 {
+		t.Errorf("the queue never held more than 9 KiB and has room for %d bytes", c)
 	}
 }
 
