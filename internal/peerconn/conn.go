@@ -42,7 +42,7 @@ const appShare = classic.PieceHeadBytes + bt.BlockBytes
 // withdrawn meanwhile. Who reads its answers is given the time for that.
 const (
 	answersAtOnce = wire.MaxControlBacklog / 4
-	answersWait   = 250 * time.Millisecond
+	answersWait   = 500 * time.Millisecond
 )
 
 // A Session is what a connection belongs to: one torrent's view of one peer. Its methods are called from the connection's goroutines.
@@ -357,8 +357,18 @@ func (c *Conn) fail(err error) {
 			n, known := unacknowledged(c.nc)
 			c.taken = known && n == 0
 		}
+		if end := c.m.Err(); c.m.Opened() && (peer.FaultOf(end) == peer.FaultPeer || errors.Is(end, ErrStalled)) {
+			c.abandon()
+		}
 		c.nc.Close() // the read loop reports the end; the error of a second close says nothing
 		c.wake(true)
+	}
+}
+
+// abandon has the system throw away what the peer has not taken: of one who reads nothing it would keep megabytes for minutes after the end, and as often as such a one came back.
+func (c *Conn) abandon() {
+	if tc, ok := c.nc.(interface{ SetLinger(sec int) error }); ok {
+		_ = tc.SetLinger(0) // if it fails the connection is gone, or closes in the ordinary way
 	}
 }
 

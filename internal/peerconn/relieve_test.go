@@ -1,11 +1,14 @@
 package peerconn
 
 import (
+	"io"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/rawpeer"
+	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
 )
@@ -58,4 +61,30 @@ func TestManyAnswersAtOnce(t *testing.T) {
 			s.wait()
 		})
 	})
+}
+
+// Of a peer that breaks the protocol, or reads nothing, the system keeps nothing either: what it has not taken is not offered to it for minutes.
+func TestAbandoned(t *testing.T) {
+	a, b := overTCP(t)
+	s, raw := (&side{}).start(t, a), rawpeer.New(t, b)
+	s.open(t, raw)
+	for { // until the system takes no more of it
+		ok, err := s.conn.TrySendApp(appID, make([]byte, 1<<19))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, known := s.conn.Unacknowledged(); !ok && (n > 0 || !known) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := raw.Write([]byte{0, 0, 0, 2, classic.IDHave, 1}); err != nil { // no Have is so short
+		t.Fatal(err)
+	}
+	if err := s.wait(); peer.FaultOf(err) != peer.FaultPeer {
+		t.Fatalf("it ended with %v", err)
+	}
+	if _, err := io.Copy(io.Discard, raw.Conn); err == nil {
+		t.Error("a connection that ended by a breach was closed in good order")
+	}
 }
