@@ -269,8 +269,9 @@ func (h *Hub) place(t *Type) error {
 		default:
 			id = uint16(max(len(h.ours), 1))
 		}
-		if !known || s.MaxBytes != int(h.ours[id].MaxLen) || s.MinVersion != h.ours[id].MinVersion || s.MaxVersion != h.ours[id].MaxVersion {
-			size += muxEntryBytes(s.Name, id, s, h.o.DefaultMax)
+		if size += muxEntryBytes(s.Name, id, s, h.o.DefaultMax); known { // in place of what it was
+			old := &h.ours[id]
+			size -= muxEntryBytes(s.Name, id, &Spec{MaxBytes: int(old.MaxLen), MinVersion: old.MinVersion, MaxVersion: old.MaxVersion}, h.o.DefaultMax)
 		}
 		t.mux = id
 	}

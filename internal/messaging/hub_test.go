@@ -148,6 +148,20 @@ func TestTooManyTypes(t *testing.T) {
 	})
 }
 
+// A type that comes back a little larger each time takes the room of one type.
+func TestTypesThatGrowTakeNoRoom(t *testing.T) {
+	h := newHub(t, Options{DefaultMax: 1 << 16})
+	for n := range 2000 {
+		ty, err := h.Register(Spec{Name: "growing", MaxBytes: 1<<16 - 1000 + n, MaxVersion: uint8(n / 10), Handler: ignore})
+		if err != nil {
+			t.Fatalf("the %d. time: %v", n, err)
+		}
+		if err := ty.Withdraw(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestExchangeFollowsTheTypes(t *testing.T) {
 	changes := 0
 	h := newHub(t, Options{Changed: func() { changes++ }})
