@@ -213,7 +213,6 @@ type Spec struct {
 	OnlyRequests           bool           // there is no handler for messages, and nobody takes them either: they are refused
 	Streams                bool           // the handler reads Message.Stream
 	Parallel               int            // how many requests of one peer are handled at once; 0: 1
-	Adopt                  func(*Type)    // called with the type before the first message can reach it
 }
 
 // Register adds a type. The errors are ErrBadTypeName, ErrTypeExists, ErrTooManyTypes, ErrNarrowed, ErrWindow and ErrClosed.
@@ -235,9 +234,6 @@ func (h *Hub) Register(s Spec) (*Type, error) {
 	}
 	if t.handler == nil && !s.OnlyRequests {
 		t.feed = make(chan *Message)
-	}
-	if s.Adopt != nil {
-		s.Adopt(t)
 	}
 	h.types[s.Name] = t
 	if t.id != 0 {

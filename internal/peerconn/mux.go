@@ -154,8 +154,8 @@ func (c *Conn) TrySendMux(t *peer.MuxType, version uint8, priority int8, payload
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	sent, err := c.m.SendMessage(t, version, priority, payload)
-	if sent {
-		c.kick()
+	if c.kick(); err != nil {
+		c.after() // as in SendMux
 	}
 	return sent, c.muxErr(err)
 }
@@ -256,13 +256,6 @@ func (c *Conn) Credit(n int64) {
 	c.m.Credit(n)
 	c.kick()
 	c.mu.Unlock()
-}
-
-// UnsentResponses returns how many bytes of answers to the peer wait to be written.
-func (c *Conn) UnsentResponses() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.m.UnsentResponses()
 }
 
 // A MuxWriter writes one message bit by bit. Its total length was said at the beginning. It belongs to one goroutine.
