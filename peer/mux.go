@@ -128,7 +128,8 @@ type muxState struct {
 	recent  *[recentIDs]*MuxType // by their ids modulo recentIDs
 	waiting []*Outgoing          // not opened yet: by priority, then in the order of submission
 	streams []*Outgoing          // opened, or answers, of which something has not gone yet
-	turn    int                  // whose turn it is: 0 is the queue of whole frames, i+1 is streams[i]
+	turn    int                  // whose turn it is: 0 is what is whole, i+1 is streams[i]
+	missed  bool                 // there was nothing whole when it last had its turn
 	calls   map[uint32]*Outgoing
 	unsent  int // bytes of answers in streams
 	pass    uint64

@@ -447,8 +447,9 @@ func (m *Machine) streamReady(o *Outgoing) bool {
 // nextFragment returns how long the next frame of a stream will be at most.
 func nextFragment(o *Outgoing) int { return muxOverhead + min(len(o.data), wire.MaxFragment) }
 
-// appendTurns appends application output in turns, as far as it fits into limit bytes: a run of whole frames, then a fragment of each message that is being sent (EMP/1
-// section 7.4). If nothing fits, the first goes all the same.
+// appendTurns appends application output in turns, as far as it fits into limit bytes: a run of what is whole, which is the queue and short answers, then a fragment of each
+// message that is being sent (EMP/1 section 7.4). What is whole and comes when its turn has passed unused need not wait for the next. If nothing fits, the first goes
+// all the same.
 func (m *Machine) appendTurns(dst []byte, limit int) []byte {
 	x := m.mux
 	from := len(dst)
@@ -458,19 +459,20 @@ func (m *Machine) appendTurns(dst []byte, limit int) []byte {
 		if x.turn > len(x.streams) {
 			x.turn = 0
 		}
-		switch turn := x.turn; {
-		case turn == 0:
-			if m.AppQueued() > 0 && (len(dst) == from || m.nextQueued() <= room) {
-				dst = m.appendQueued(dst, min(room, muxUnit))
-			} else if m.AppQueued() > 0 {
+		if x.turn == 0 || x.missed && m.anyWhole() {
+			var full bool
+			if dst, full = m.appendWhole(dst, min(room, muxUnit), len(dst) == from); full && len(dst) == took {
 				return dst
 			}
-			x.turn = 1
-		default:
+			x.missed = len(dst) == took
+			x.turn = max(x.turn, 1)
+		} else {
+			turn := x.turn
 			o := x.streams[turn-1]
 			x.turn++
 			if !m.streamReady(o) {
-				break
+				idle++
+				continue
 			}
 			if len(dst) > from && nextFragment(o) > room {
 				x.turn = turn // it is still its turn
@@ -490,6 +492,42 @@ func (m *Machine) appendTurns(dst []byte, limit int) []byte {
 		}
 	}
 	return dst
+}
+
+// isShort reports whether an answer goes in one frame, and has not gone.
+func (o *Outgoing) isShort() bool { return o.answer && !o.begun && o.Total <= wire.MaxFragment }
+
+// anyWhole reports whether there is something that appendWhole appends.
+func (m *Machine) anyWhole() bool {
+	return m.AppQueued() > 0 || slices.ContainsFunc(m.mux.streams, (*Outgoing).isShort)
+}
+
+// appendWhole appends whole frames of the queue and short answers as far as they fit into limit bytes, and if force is set the first in any case; full says that there are more.
+func (m *Machine) appendWhole(dst []byte, limit int, force bool) (_ []byte, full bool) {
+	x := m.mux
+	from := len(dst)
+	if m.AppQueued() > 0 {
+		if !force && m.nextQueued() > limit {
+			return dst, true
+		}
+		if dst = m.appendQueued(dst, limit); m.AppQueued() > 0 {
+			return dst, true
+		}
+	}
+	for i := 0; i < len(x.streams); {
+		o := x.streams[i]
+		if !o.isShort() {
+			i++
+			continue
+		}
+		if n := len(dst) - from; n+nextFragment(o) > limit && (n > 0 || !force) {
+			return dst, true
+		}
+		dst = m.appendFragment(dst, o)
+		x.removeStream(i)
+		x.finish(o)
+	}
+	return dst, false
 }
 
 // appendFragment appends the next fragment of a message that is being sent.
