@@ -96,7 +96,7 @@ type Config struct {
 	// flow control.
 	NoEMP bool
 	// MessageWindowBytes is how much of messages, with 64 bytes for each, a peer may have sent that no handler is done with (EMP/1 section 7.3, "win"). 0 means what
-	// the types need when it is told: four times the largest of them, 1 MiB at least, and above 16 MiB no more than twice the largest. Otherwise no type may be larger than this less 64; at least 65,600, at most 2^31-1.
+	// the types need when it is told: four times the largest of them, 1 MiB at least, and above 16 MiB no more than twice the largest and 65,600. Otherwise no type may be larger than this less 64; at least 65,600, at most 2^31-1.
 	MessageWindowBytes int
 	// MaxRequests is how many requests of one peer may be unanswered at once (EMP/1 section 7.3, "req"); 0 means 64, negative none.
 	MaxRequests int

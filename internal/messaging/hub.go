@@ -347,9 +347,10 @@ func (h *Hub) rebuild() {
 	if len(h.ours) > 0 {
 		window := h.o.WindowBytes
 		if window <= 0 {
-			// So many of the largest that their sender need not wait for each one's handler; fewer of the very large.
+			// So many of the largest that their sender need not wait for each one's handler; fewer of the very large, with room for small ones beside, which would wait with
+			// the second for the first to be handled.
 			all := largest + wire.MessageCost
-			window = max(DefaultWindow, min(4*all, 16<<20), 2*all)
+			window = max(DefaultWindow, min(4*all, 16<<20), 2*all+wire.MinWindow)
 		}
 		h.creditSoon.Store(int64(max(window, wire.MinWindow)) / 4)
 		u.Mux = &peer.MuxUse{ID: MuxID, Window: uint32(max(window, wire.MinWindow)), Requests: max(h.o.Requests, 0), Types: slices.Clone(h.ours)}
