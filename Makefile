@@ -55,8 +55,8 @@ attacks: ## a client under attack, over sockets and in the simulated network; le
 mutants: ## take one check out at a time: the attack it answers must get through and its test fail (MUTANTS=... some of them)
 	PARLEY_MUTANTS='$(MUTANTS)' $(GO) test ./internal/attack -count=1 -timeout 60m -v -run '^TestMutants$$' $(TESTFLAGS)
 
-sim: ## simulated swarms over SEEDS seeds: blame, throughput, free riders, fifty peers that come and go; see docs/simulation.md
-	PARLEY_SIM_SEEDS=$(SEEDS) $(GO) test ./internal/swarm -count=1 -timeout 4h -v -run '^(TestCorrupterAmongFour|TestThroughput|TestFreeRiders|TestMixedSwarm)$$' $(TESTFLAGS)
+sim: ## simulated swarms over SEEDS seeds: blame, throughput, latency, free riders, fifty peers that come and go; see docs/simulation.md
+	PARLEY_SIM_SEEDS=$(SEEDS) $(GO) test ./internal/swarm -count=1 -timeout 4h -v -run '^(TestCorrupterAmongFour|TestThroughput|TestLatency|TestFreeRiders|TestMixedSwarm)$$' $(TESTFLAGS)
 
 bench: ## side by side with other clients; see docs/benchmarks.md
 	cd bench && ./run.sh

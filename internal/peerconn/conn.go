@@ -35,9 +35,6 @@ const writeStall = 240 * time.Second
 // ErrStalled ends a connection whose peer does not read what is written to it.
 var ErrStalled = errors.New("write: no progress")
 
-// appShare is how many bytes of application messages go out before pieces get their turn, where both wait (EMP/1 section 7.4).
-const appShare = classic.PieceHeadBytes + bt.BlockBytes
-
 // What a peer sends at once may bring about more answers than may wait, all of them before the first could be written: thousands of requests, or messages of a type that was
 // withdrawn meanwhile. Who reads its answers is given the time for that.
 const (
@@ -118,8 +115,9 @@ type Conn struct {
 	waiters  []*waiter
 	flushers []flusher
 	appOut   mark      // how much of the messages was written
-	burst    int       // how much is gathered for one write, see adapt
-	prompt   bool      // the system keeps little that is not sent, since messages must not wait behind it
+	burst    burst     // how much is gathered for one write
+	ahead    int       // by how many units messages are ahead of pieces, see gather
+	outlet   outlet    // where little is to lie unsent, since messages must not wait behind it; nil before there are any, or if the system has no means
 	taken    bool      // when the connection ended, the peer's system had acknowledged all that was written
 	timerAt  time.Time // when Timers will call; zero if it will not
 	timerPos int       // in the heap of Timers, guarded by Timers.mu
@@ -156,7 +154,7 @@ type flusher struct {
 // Start runs a connection until it ends. o is shared and must not change; s is the session of an outgoing connection, nil for an incoming one, which gets
 // its session from o.Host.
 func Start(nc net.Conn, o *Options, cfg peer.Config, s Session) *Conn {
-	c := &Conn{nc: nc, o: o, session: s, timerPos: -1, burst: blockbuf.LargeBytes}
+	c := &Conn{nc: nc, o: o, session: s, timerPos: -1, burst: burst{bytes: blockbuf.LargeBytes, least: anyBurst}}
 	cfg.SendQueueBytes, cfg.AnswersAtOnce = o.SendQueueBytes, answersAtOnce
 	c.addr = addrPort(nc.RemoteAddr())
 	c.write, c.read = c.writeLoop, c.readLoop
@@ -237,9 +235,11 @@ func (c *Conn) tellShared() {
 		return
 	}
 	s := c.m.Shared()
-	if s.Mux != nil && !c.prompt {
-		c.prompt = true
-		keepUnsentSmall(c.nc)
+	if s.Mux != nil && c.outlet == nil {
+		if c.outlet = outletOf(c.nc); c.outlet != nil {
+			c.outlet.KeepUnsent(unsentBytes)
+			c.burst = burst{bytes: leastBurst, least: leastBurst} // until it is known how fast the link is
+		}
 	}
 	c.session.Shared(s)
 }
@@ -502,9 +502,21 @@ func (c *Conn) writeLoop() {
 	defer large.Release()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.burst.begin(c.o.Now())
 	for {
 		out := c.unsent
 		if c.unsent = nil; len(out) == 0 {
+			if !c.ready() {
+				break
+			}
+			if c.outlet != nil {
+				c.writeSince = c.o.Now()
+				c.schedule()
+				c.mu.Unlock()
+				c.outlet.AwaitRoom() // what goes then is decided when it can go
+				c.mu.Lock()
+				c.writeSince = time.Time{}
+			}
 			out = c.gather(large.Bytes()[:0])
 		}
 		if len(out) == 0 {
@@ -517,7 +529,7 @@ func (c *Conn) writeLoop() {
 		c.mu.Unlock()
 		_, err := c.nc.Write(out)
 		c.mu.Lock()
-		c.adapt(len(out), c.o.Now().Sub(c.writeSince))
+		c.burst.wrote(c.o.Now(), len(out))
 		c.writeSince = time.Time{}
 		if err != nil {
 			c.writing = false
@@ -552,46 +564,52 @@ func (c *Conn) wrote(m mark) {
 	}
 }
 
-// What is gathered for one write has its order: what comes later waits until it is written. On a fast link that is no time, and large writes are cheap; on a slow one a
-// write is kept to about a block of pieces and a fragment of messages, so that neither waits for more than one block of the other (EMP/1 section 7.4).
-const (
-	leastBurst = 2*(classic.PieceHeadBytes+bt.BlockBytes) + 1<<10
-	slowWrite  = 4 * time.Millisecond
-	fastWrite  = time.Millisecond
-)
-
-// adapt learns from how long it took to write n bytes. The lock is held.
-func (c *Conn) adapt(n int, took time.Duration) {
-	switch {
-	case took > slowWrite:
-		c.burst = max(c.burst/2, leastBurst)
-	case took < fastWrite && n > c.burst/2:
-		c.burst = min(c.burst*2, blockbuf.LargeBytes)
-	}
-}
-
-// gather collects what to write next behind buf: control first, then messages and pieces in turn with equal shares, as far as the burst and the rate reach. The lock is held, and
-// released while a block is read.
+// gather collects what to write next behind buf: control first, then messages and pieces in turn with equal shares by bytes (EMP/1 section 7.4), as far as the burst and the
+// rate reach; one of them at least. The lock is held, and released while a block is read.
 func (c *Conn) gather(buf []byte) []byte {
 	now := c.o.Now()
-	share := c.burst
-	if c.m.HasUploads() {
-		share = appShare
-	}
-	out := c.m.AppendOutput(now, buf, share)
-	ahead, paid := len(out), 0 // ahead is by how many bytes messages are ahead of pieces
-	for {
-		b, isBlock := c.m.NextBlock()
-		ok := !isBlock || c.mayUpload(int(b.Length))
-		var u peer.Upload
-		if ok {
-			u, ok = c.m.NextUpload()
+	out := c.m.AppendOutput(now, buf, 0)
+	paid, held := 0, false
+	for first := true; ; first = false {
+		room := min(c.burst.bytes, cap(out)) - len(out)
+		message := c.m.NextApp()
+		pieces := !held && c.m.Phase() == peer.PhaseOpen && c.m.HasUploads()
+		// Who has nothing to send saves nothing up.
+		if message == 0 {
+			c.ahead = max(c.ahead, 0)
 		}
-		if !ok {
-			// No piece may go now, so messages may have all of the burst.
-			if room := c.burst - len(out); len(out) > 0 && c.m.NextApp() > 0 && room >= c.m.NextApp() {
-				out = c.m.AppendOutput(now, out, room)
+		if !pieces {
+			c.ahead = min(c.ahead, 0)
+		}
+		if message > 0 && (!pieces || c.ahead <= 0) {
+			if !first && message > room {
+				break
 			}
+			n, limit := len(out), max(room, 1)
+			if pieces {
+				limit = min(limit, turnBytes)
+			}
+			if out = c.m.AppendOutput(now, out, limit); len(out) == n {
+				break
+			}
+			c.ahead += units(len(out) - n)
+			continue
+		}
+		if !pieces {
+			break
+		}
+		b, isBlock := c.m.NextBlock()
+		if isBlock {
+			if !first && classic.PieceHeadBytes+int(b.Length) > room {
+				break
+			}
+			if !c.mayUpload(int(b.Length)) { // no piece may go now, so messages may have all of the burst
+				held = true
+				continue
+			}
+		}
+		u, ok := c.m.NextUpload()
+		if !ok {
 			break
 		}
 		if u.IsMetadata {
@@ -604,22 +622,12 @@ func (c *Conn) gather(buf []byte) []byte {
 		} else {
 			n := len(out)
 			out = c.uploadBlock(now, out, u)
-			ahead -= len(out) - n
+			c.ahead -= units(len(out) - n)
 			if len(out)-n >= int(u.Block.Length) {
 				paid += int(u.Block.Length)
 			} else if c.up != nil {
 				c.up.credit += int(u.Block.Length) // refused
 			}
-		}
-		n := len(out)
-		if c.m.NextApp() == 0 {
-			ahead = 0 // who has nothing to send saves nothing up
-		} else if ahead <= 0 && min(c.burst, cap(out))-n >= min(c.m.NextApp(), appShare) {
-			out = c.m.AppendOutput(now, out, appShare)
-			ahead += len(out) - n
-		}
-		if min(c.burst, cap(out))-len(out) < classic.PieceHeadBytes+bt.BlockBytes {
-			break
 		}
 	}
 	c.chargeUp(len(out) - paid)
@@ -784,7 +792,7 @@ func (c *Conn) answer(buf []byte) {
 		return
 	}
 	c.writing = true
-	out := c.m.AppendOutput(c.o.Now(), buf, cap(buf))
+	out := c.m.AppendOutput(c.o.Now(), buf, min(c.burst.bytes, cap(buf)))
 	c.chargeUp(len(out))
 	c.wake(false)
 	gone := c.gone()

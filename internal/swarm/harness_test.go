@@ -106,6 +106,7 @@ type node struct {
 	only   bt.InfoHash // if set, no other is answered to
 	later  []func()    // once the torrent runs
 
+	wrap    func(net.Conn) net.Conn     // if set, comes around what is accepted
 	refused func(netip.AddrPort, error) // if set, is told of connections that never had a session
 
 	mu     sync.Mutex
@@ -152,7 +153,7 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 	log := slog.New(slog.DiscardHandler)
 	timers := peerconn.NewTimers(time.Now)
 	n.store = storage.NewMemory(w.info.Geometry)
-	n.hub = messaging.NewHub(messaging.Options{QueueBytes: 1 << 20, HandlerTimeout: time.Minute, Logger: log, Changed: func() { n.tor.Announce() }})
+	n.hub = messaging.NewHub(messaging.Options{QueueBytes: 1 << 20, HandlerTimeout: time.Minute, Requests: wire.DefaultRequests, Logger: log, Changed: func() { n.tor.Announce() }})
 	n.conn = peerconn.Options{Host: n, Timers: timers, Group: &n.conns, SendQueueBytes: 1 << 20, Now: time.Now}
 	cfg := Config{InfoHash: w.ih, InfoHashV2: w.v2, Layers: w.layers, PeerID: peerID(n.addr), ClientName: "test", ListenPort: n.addr.Port(), Log: log, Conn: &n.conn, Now: time.Now,
 		MaxPeers: 200, UploadSlots: 8, BufferBytes: 8 << 20, Info: w.info, Types: n.hub,
@@ -186,6 +187,9 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 			nc, err := ln.Accept()
 			if err != nil {
 				return
+			}
+			if n.wrap != nil {
+				nc = n.wrap(nc)
 			}
 			peerconn.Start(nc, &n.conn, peer.Config{Role: peer.Responder, PeerID: cfg.PeerID, Reserved: ReservedWith(cfg.OnDHTNode != nil), HelloTimeout: peer.MinHelloTimeout,
 				KeepAlive: peer.MinKeepAlive}, nil)
