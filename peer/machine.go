@@ -72,7 +72,7 @@ type Config struct {
 	KeepAlive time.Duration
 	// SendQueueBytes bounds the messages of mux frames that wait in the outbox; one that is larger goes in when it is empty. See [Machine.SendMessage].
 	SendQueueBytes int
-	// AnswersAtOnce, if it is not 0, is over how many bytes of answers that are not written Next stops in the middle of what was fed: see [Machine.Paused].
+	// AnswersAtOnce, if it is not 0, is over how many bytes of answers to mux frames that are not written Next stops in the middle of what was fed: see [Machine.Paused].
 	AnswersAtOnce int
 	// Local is the torrent an initiator asks for; a responder gets it by Accept.
 	Local Local
@@ -448,14 +448,15 @@ func (m *Machine) open() {
 	m.quietSince = m.now
 }
 
-// Paused reports whether Next has returned false before the end of what was fed, because answers to it pile up: more of them would end the session, though the peer may well read
-// them. The owner writes what there is, and calls Next again, which goes on whether or not that has helped.
+// Paused reports whether Next has returned false before the end of what was fed, because answers to mux frames in it pile up: more of them would end the session, though the peer may
+// well read them, and could not know how many there would be: of a type, say, that was withdrawn a moment ago. The owner writes what there is, and calls Next again, which goes on
+// whether or not that has helped.
 func (m *Machine) Paused() bool { return m.paused && m.phase == PhaseOpen && len(m.in) > 0 }
 
 // nextFrame reads frames until one makes an event.
 func (m *Machine) nextFrame() (Event, bool, error) {
 	for {
-		if m.cfg.AnswersAtOnce > 0 && m.answerBytes > m.cfg.AnswersAtOnce && !m.paused && len(m.in) > 0 {
+		if m.mux != nil && m.cfg.AnswersAtOnce > 0 && m.mux.answers > m.cfg.AnswersAtOnce && !m.paused && len(m.in) > 0 {
 			m.paused = true
 			return Event{}, false, nil
 		}

@@ -121,6 +121,7 @@ type muxState struct {
 	spare    *incoming
 	served   map[uint32]served
 	past     int // how many of those do not count any more
+	answers  int // bytes of control output that have not been taken
 
 	// Ours: mux_out.go.
 	spend   int64 // what we may spend of the peer's window

@@ -483,18 +483,24 @@ func (m *Machine) closeOn(err error) error {
 	return err
 }
 
+// muxAnswered is answered for what answers mux frames: no honest peer knows how much of that it brings about, see Paused.
+func (m *Machine) muxAnswered(head int) error {
+	m.mux.answers += len(m.out) - head
+	return m.answered(head)
+}
+
 func (m *Machine) sendStatus(id uint32, s emp.Status) error {
 	head := m.control()
 	m.out = emp.AppendResponseHead(m.out, id, s, 0)
 	m.endExtension(head)
-	return m.answered(head)
+	return m.muxAnswered(head)
 }
 
 func (m *Machine) sendStop(id uint32, response bool, c emp.Code) error {
 	head := m.control()
 	m.out = emp.AppendStop(m.out, id, response, c)
 	m.endExtension(head)
-	return m.answered(head)
+	return m.muxAnswered(head)
 }
 
 // sendReset says that nothing more comes of a message, or answer, of ours whose beginning has gone.
@@ -502,7 +508,7 @@ func (m *Machine) sendReset(id uint32, response bool, c emp.Code) error {
 	head := m.control()
 	m.out = emp.AppendReset(m.out, id, response, c)
 	m.endExtension(head)
-	return m.answered(head)
+	return m.muxAnswered(head)
 }
 
 // appendCredit appends what is owed, in one frame.

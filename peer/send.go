@@ -259,6 +259,9 @@ func (m *Machine) AppendOutput(now time.Time, dst []byte, appLimit int) []byte {
 	if m.hashes != nil {
 		m.hashes.waiting = false
 	}
+	if m.mux != nil {
+		m.mux.answers = 0
+	}
 	if m.mux != nil && m.mux.owed > 0 && m.mux.active {
 		dst = m.appendCredit(dst)
 	}
