@@ -1174,11 +1174,15 @@ func TestInterleavingBounds(t *testing.T) {
 		return n
 	}
 	for _, limit := range []int{1, 30, 100, 1000, 10_000, 16_384, 16_400, muxUnit, muxUnit + 30, 2 * muxUnit, 3*muxUnit - 1, 100_000, 1 << 20} {
-		d := story()
+		d, behind := story(), story()
 		var got [][]byte
 		for calls := 0; d.m.HasApp(); calls++ {
 			next := d.m.NextApp()
 			p := d.said(limit)
+			// Whatever stands before it in the buffer is not counted.
+			if n := len(behind.m.AppendOutput(d.now, make([]byte, 5000), limit)) - 5000; n != bytesOf(p) {
+				t.Fatalf("limit %d: writes %d bytes, and behind others %d", limit, bytesOf(p), n)
+			}
 			if n := bytesOf(p); n == 0 || n > max(limit, next) || len(p) > 1 && n > limit {
 				t.Fatalf("limit %d, next %d: writes %s", limit, next, brief(p))
 			}
