@@ -509,7 +509,7 @@ func (c *Conn) writeLoop() {
 			if !c.ready() {
 				break
 			}
-			if c.outlet != nil {
+			if c.outlet != nil && !c.burst.fast {
 				c.writeSince = c.o.Now()
 				c.schedule()
 				c.mu.Unlock()
@@ -529,7 +529,10 @@ func (c *Conn) writeLoop() {
 		c.mu.Unlock()
 		_, err := c.nc.Write(out)
 		c.mu.Lock()
-		c.burst.wrote(c.o.Now(), len(out))
+		fast := c.burst.fast
+		if c.burst.wrote(c.o.Now(), len(out)); c.outlet != nil && c.burst.fast != fast {
+			c.outlet.KeepUnsent(map[bool]int{true: fastUnsent, false: unsentBytes}[c.burst.fast])
+		}
 		c.writeSince = time.Time{}
 		if err != nil {
 			c.writing = false

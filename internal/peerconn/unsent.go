@@ -21,6 +21,9 @@ const (
 	leastBurst = turnBytes
 	anyBurst   = 4 * turnBytes
 	burstTime  = 2 * time.Millisecond
+	// fastUnsent is unsentBytes of a link that takes the largest burst in burstTime: what lies there goes in a few milliseconds, and waiting for less would cost much of the rate
+	// of messages of a megabyte on loopback.
+	fastUnsent = 512 << 10
 )
 
 // LeadBytes is what may go ahead of a small message on a slow link if nothing but pieces and one other message are sent to that peer: what lies unsent when the writer goes on, the fragment or block
@@ -39,7 +42,8 @@ type outlet interface {
 type burst struct {
 	bytes, least int
 	since        time.Time
-	n            int // bytes written since
+	n            int  // bytes written since
+	fast         bool // the link takes the largest burst in burstTime, or did not long ago
 }
 
 // begin says that the writer has something to do, after it had nothing.
@@ -48,10 +52,16 @@ func (b *burst) begin(now time.Time) { b.since, b.n = now, 0 }
 // wrote says that n bytes were written, with what waiting it took.
 func (b *burst) wrote(now time.Time, n int) {
 	b.n += n
-	if d := now.Sub(b.since); d >= burstTime {
-		b.bytes = min(max(int(int64(b.n)*int64(burstTime)/int64(d)), b.least), blockbuf.LargeBytes)
-		b.begin(now)
+	d := now.Sub(b.since)
+	if d < burstTime || b.fast && d < 5*burstTime { // a busy machine has a fast link hesitate now and then
+		return
 	}
+	b.bytes = min(max(int(int64(b.n)*int64(burstTime)/int64(d)), b.least), blockbuf.LargeBytes)
+	if b.fast && b.bytes >= blockbuf.LargeBytes/2 {
+		b.bytes = blockbuf.LargeBytes
+	}
+	b.fast = b.bytes == blockbuf.LargeBytes
+	b.begin(now)
 }
 
 // units is what n bytes count where messages and pieces take turns. A whole fragment and a whole block count the same, though the heads of their frames are not equally long, or in
