@@ -5,6 +5,7 @@ package attack
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -60,7 +61,7 @@ type Attack struct {
 	Limit   string // what answers it, by its name in the code
 	Against Target
 	Outcome Outcome
-	Errs    []error // Ended: with one of these
+	Errs    []error // Ended: with one of these. Stands: these may end it all the same
 	// Raw attacks get a connection before the hello. Others get one whose hellos are complete and, unless Plain, on which the exchanges have been sent and read.
 	Raw bool
 	// Plain says hello without any reserved bit.
@@ -69,6 +70,16 @@ type Attack struct {
 	Deaf bool
 	// App attacks need a client that has registered [TypeName], with a handler that does not return.
 	App bool
+	// EMP attacks speak the enhanced dialect, to a client that has registered the types of emp.go. Offer makes the exchange that the attacker sends, nil for none at all; if it is not
+	// set the attacker offers [EchoType].
+	EMP   bool
+	Offer func(a *Attacker) *ltep.Exchange
+	// Provokes says that the client sends messages and requests of [EchoType] to the attackers that receive them. Calls are how some of these calls must end; beside that
+	// they may end well, when their time is over, or with their session, and in no other way.
+	Provokes bool
+	Calls    []CallEnd
+	// Withdraws says that the client takes [FickleType] back and registers it again, a few times.
+	Withdraws bool
 	// V2 attacks are on a torrent of version 2 (BEP 52).
 	V2 bool
 	// SuperSeed attacks are on a client that super-seeds (BEP 16).
@@ -95,6 +106,8 @@ type Scene struct {
 	Files      []metainfo.File
 	PieceBytes int64
 	Hashes     func(wire.HashSpan) []byte
+	// Begun returns how many handlers of a type's requests have begun for the peer at an address, and how many of its messages have been handled. Of EMP attacks.
+	Begun func(name string, from net.Addr) (requests, messages int)
 }
 
 // Attacker is one connection of an attack.
@@ -109,17 +122,21 @@ type Attacker struct {
 	DontHave   uint8
 	UploadOnly uint8
 	Stop       <-chan struct{} // the honest peer is served: there is no more to show
+	Over       <-chan struct{} // nothing more can be read, which is told to those that are not deaf
 	Patience   time.Duration   // how long a flood may go on at most
 	Pace       time.Duration   // between the writes of a flood
+	EMP        emper           // of EMP attacks
 
+	failed   atomic.Pointer[error]
 	sent     atomic.Int64
 	answered atomic.Bool // for attacks that answer once
-	shown    sync.Map    // pieces that a super-seed has shown
+	count    atomic.Int64
+	shown    sync.Map // pieces that a super-seed has shown
 }
 
 // NewAttacker returns the attacker at nc.
 func NewAttacker(p *rawpeer.Peer, s Scene, id bt.PeerID) *Attacker {
-	a := &Attacker{Scene: s, ID: id, Patience: Patience * 2 / 3}
+	a := &Attacker{Scene: s, ID: id, Patience: Patience * 2 / 3, EMP: emper{credit: make(chan struct{}, 1)}}
 	a.Peer = p
 	a.Peer.Conn = &counted{Conn: p.Conn, n: &a.sent}
 	return a
@@ -135,6 +152,12 @@ func (c *counted) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.n.Add(int64(n))
 	return n, err
+}
+
+// Fail says that the client has not done what it must.
+func (a *Attacker) Fail(format string, args ...any) {
+	err := fmt.Errorf(format, args...)
+	a.failed.CompareAndSwap(nil, &err)
 }
 
 // Sent returns how many bytes have been written.
@@ -156,6 +179,11 @@ func (a *Attacker) Hello(plain bool) error {
 	if err := a.Exchange(ltep.Exchange{M: []ltep.Entry{{Name: ltep.NameMetadata, ID: metadataID}}}); err != nil {
 		return err
 	}
+	return a.learn()
+}
+
+// learn reads until the client's exchange has come, and notes what it offers.
+func (a *Attacker) learn() error {
 	e, err := a.UntilExchange()
 	if err != nil {
 		return err
@@ -172,9 +200,14 @@ func (a *Attacker) Hello(plain bool) error {
 			a.DontHave = x.ID
 		case ltep.NameUploadOnly:
 			a.UploadOnly = x.ID
+		case ltep.NameMux:
+			a.EMP.ID = x.ID
 		}
 	}
-	return nil
+	if len(e.EMP) == 0 {
+		return nil
+	}
+	return a.EMP.learn(e.EMP)
 }
 
 // metadataID is the id under which an attacker receives ut_metadata.
@@ -211,6 +244,12 @@ func (a *Attacker) flood(b []byte, heedStop bool) {
 	for len(b) < 16<<10 {
 		b = append(b[:len(b):len(b)], unit...)
 	}
+	a.floodNew(func([]byte) []byte { return b }, heedStop)
+}
+
+// floodNew is flood for what differs each time: next makes it, in the memory of the one before; nil ends the flood.
+func (a *Attacker) floodNew(next func(dst []byte) []byte, heedStop bool) {
+	var b []byte
 	for end := time.Now().Add(a.Patience); time.Now().Before(end); {
 		if heedStop {
 			select {
@@ -219,7 +258,7 @@ func (a *Attacker) flood(b []byte, heedStop bool) {
 			default:
 			}
 		}
-		if !a.Put(b) {
+		if b = next(b[:0]); b == nil || !a.Put(b) {
 			return
 		}
 		if a.Pace > 0 {

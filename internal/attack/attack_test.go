@@ -52,6 +52,7 @@ type field struct {
 	mi      *metainfo.MetaInfo
 	scene   attack.Scene
 	calm    map[attack.Target]float64 // bytes a second
+	chat    float64                   // messages and requests a second, where they are exchanged meanwhile
 }
 
 func newField(t *testing.T) *field {
@@ -192,7 +193,9 @@ func (s sockets) Reason(local net.Addr) (error, bool) { return s.log.Reason(loca
 // watch follows how much memory and how many goroutines there are.
 type watch struct {
 	heap, peakHeap uint64
-	most, allowed  int // goroutines added
+	before         int   // goroutines
+	most, allowed  int   // goroutines added
+	bound          int64 // bytes that the heap may grow by
 	stop           chan struct{}
 	done           sync.WaitGroup
 }
@@ -205,14 +208,13 @@ func heapBytes() uint64 {
 
 func newWatch() *watch {
 	runtime.GC()
-	w := &watch{heap: heapBytes(), allowed: goroutineBound, stop: make(chan struct{})}
-	before := runtime.NumGoroutine()
+	w := &watch{heap: heapBytes(), allowed: goroutineBound, bound: memoryBound, before: runtime.NumGoroutine(), stop: make(chan struct{})}
 	w.done.Go(func() {
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			w.peakHeap = max(w.peakHeap, heapBytes())
-			w.most = max(w.most, runtime.NumGoroutine()-before)
+			w.most = max(w.most, runtime.NumGoroutine()-w.before)
 			select {
 			case <-tick.C:
 			case <-w.stop:
@@ -228,8 +230,8 @@ func (w *watch) end(t *testing.T) string {
 	t.Helper()
 	close(w.stop)
 	w.done.Wait()
-	if grown := int64(w.peakHeap) - int64(w.heap); grown > memoryBound {
-		t.Errorf("the heap grew by %s, want no more than %s", attack.Size(grown), attack.Size(memoryBound))
+	if grown := int64(w.peakHeap) - int64(w.heap); grown > w.bound {
+		t.Errorf("the heap grew by %s, want no more than %s", attack.Size(grown), attack.Size(w.bound))
 	}
 	if w.most > w.allowed {
 		t.Errorf("%d goroutines were added, want no more than %d", w.most, w.allowed)
@@ -237,12 +239,38 @@ func (w *watch) end(t *testing.T) string {
 	return "+" + attack.Size(max(0, int64(w.peakHeap)-int64(w.heap)))
 }
 
-// run is an attack on a client; nil attacks nobody and finds out how fast an honest peer is served in peace.
-func (f *field) run(t *testing.T, target attack.Target, at *attack.Attack) (rate float64, memory string, c *attack.Campaign) {
+// settleSlack is by how much the heap may be larger once an attack is over: what is remembered of those who were here, and what the log of the test holds.
+const settleSlack = 2 << 20
+
+// settle waits until the goroutines and the memory that an attack has taken have been given back.
+func (w *watch) settle(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(attack.Patience); ; time.Sleep(5 * time.Millisecond) {
+		runtime.GC()
+		runtime.GC() // pools keep what they hold for one more
+		n, grown := runtime.NumGoroutine()-w.before, int64(heapBytes())-int64(w.heap)
+		if n <= 0 && grown <= settleSlack {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("afterwards there are %d more goroutines, and the heap is larger by %s; want 0 and no more than %s", n, attack.Size(max(0, grown)), attack.Size(settleSlack))
+			if n > 0 {
+				stacks := make([]byte, 64<<10)
+				t.Logf("%s", stacks[:runtime.Stack(stacks, true)])
+			}
+			return
+		}
+	}
+}
+
+// run is an attack on a client; one that does nothing attacks nobody and finds out how fast an honest peer is served in peace. chat is how many messages and requests
+// went to and fro in a second, in the enhanced dialect.
+func (f *field) run(t *testing.T, at *attack.Attack) (rate, chat float64, memory string, c *attack.Campaign) {
+	target := at.Against
 	log := attack.NewRecords()
-	cfg := parley.Config{Logger: slog.New(log), MaxMessageBytes: attack.MaxMessage}
-	if at != nil {
-		cfg.UploadLimit, cfg.DownloadLimit = at.UploadLimit, at.DownloadLimit
+	cfg := parley.Config{Logger: slog.New(log), MaxMessageBytes: attack.MaxMessage, UploadLimit: at.UploadLimit, DownloadLimit: at.DownloadLimit, MessageMemoryBytes: attack.Memory}
+	if at.EMP {
+		cfg.MessageWindowBytes = attack.Window
 	}
 	victim := client(t, cfg)
 	honest := client(t, parley.Config{})
@@ -250,7 +278,7 @@ func (f *field) run(t *testing.T, target attack.Target, at *attack.Attack) (rate
 	check := func() error { return nil }
 	switch target {
 	case attack.Seed:
-		tor = f.seed(t, victim, at != nil && at.SuperSeed)
+		tor = f.seed(t, victim, at.SuperSeed)
 	case attack.Download, attack.Magnet:
 		tor, check = f.leech(t, victim, target == attack.Magnet)
 		f.seed(t, honest, false)
@@ -266,21 +294,30 @@ func (f *field) run(t *testing.T, target attack.Target, at *attack.Attack) (rate
 	}}); err != nil {
 		t.Fatal(err)
 	}
+	scene := f.scene
+	var k *talk
+	if at.EMP {
+		k = newTalk(t, tor, at)
+		scene.Begun = k.Begun
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var events sync.WaitGroup
 	subscription := tor.Events(ctx)
 	events.Go(func() {
 		for e := range subscription {
-			if e.Kind == parley.EventPeerDisconnected {
+			switch {
+			case e.Kind == parley.EventPeerDisconnected:
 				log.End(e.Peer.Addr(), e.Err)
+			case e.Kind == parley.EventPeerTypes && k != nil:
+				k.provoke(t, e.Peer)
 			}
 		}
 	})
 	w := newWatch()
 	var group sync.WaitGroup
-	if at != nil {
-		c = attack.NewCampaign(at, f.scene, sockets{victim.Addr(), log})
+	if at.Run != nil {
+		c = attack.NewCampaign(at, scene, sockets{victim.Addr(), log})
 		for n := range attack.Attackers {
 			group.Go(func() { c.Attacker(t, n) })
 		}
@@ -295,26 +332,47 @@ func (f *field) run(t *testing.T, target attack.Target, at *attack.Attack) (rate
 		waits = tor
 		tor.AddPeers(honest.Addr())
 	}
+	enough := func() {}
+	if k != nil {
+		enough = k.converse(t, waits)
+		if at.Withdraws {
+			k.withdraws(t, 6)
+		}
+	}
 	if err := waits.WaitComplete(within(t)); err != nil {
 		t.Errorf("the honest peer is not served: %v; %+v", err, waits.Stats())
 	} else if err := check(); err != nil {
 		t.Errorf("the honest peer: %v", err)
 	}
 	rate = float64(len(f.content)) / time.Since(began).Seconds()
+	enough()
 	if c != nil {
 		close(c.Stop)
 	}
 	group.Wait()
 	memory = w.end(t)
+	if k != nil {
+		chat = k.finish()
+		check = nil
+		if err := waits.Close(); err != nil {
+			t.Error(err)
+		}
+		w.settle(t)
+	}
 	if s := tor.Stats(); s.State != parley.StateSeeding || s.Err != nil {
 		t.Errorf("afterwards: %+v", s)
+	}
+	if at.Run == nil && k == nil { // its clients stay until the end of all attacks, and are to do nothing meanwhile
+		if err := waits.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	cancel()
 	events.Wait()
 	if loud := log.Loud(); len(loud) > logBound {
 		t.Errorf("%d records in the log, want no more than %d; the first: %q", len(loud), logBound, loud[:5])
 	}
-	return rate, memory, c
+	return rate, chat, memory, c
 }
 
 // A client under attack by several strangers at once serves an honest peer all the same, keeps its memory bounded, and says little about it.
@@ -323,10 +381,11 @@ func TestAttacks(t *testing.T) {
 	v2 := newFieldV2(t, f)
 	var tb attack.Table
 	for _, target := range []attack.Target{attack.Seed, attack.Download, attack.Magnet} {
-		f.calm[target], _, _ = f.run(t, target, nil)
-		v2.calm[target], _, _ = v2.run(t, target, nil)
+		f.calm[target], _, _, _ = f.run(t, &attack.Attack{Against: target})
+		v2.calm[target], _, _, _ = v2.run(t, &attack.Attack{Against: target})
 	}
-	for _, s := range specials {
+	_, f.chat, _, _ = f.run(t, &attack.Attack{EMP: true})
+	for _, s := range slices.Concat(specials, empSpecials) {
 		t.Run(s.name, func(t *testing.T) { f.siege(t, s, &tb) })
 	}
 	for i, at := range attack.All() {
@@ -338,8 +397,12 @@ func TestAttacks(t *testing.T) {
 			if at.V2 {
 				f = v2
 			}
-			rate, memory, c := f.run(t, at.Against, &at)
-			tb.Add(attack.Row{at.Name, at.Limit, c.Result(), memory, fmt.Sprintf("%.0f of %.0f MB/s", rate/1e6, f.calm[at.Against]/1e6)})
+			rate, chat, memory, c := f.run(t, &at)
+			honest := fmt.Sprintf("%.0f of %.0f MB/s", rate/1e6, f.calm[at.Against]/1e6)
+			if at.EMP {
+				honest += fmt.Sprintf(", %.0f of %.0f calls/s", chat, f.chat)
+			}
+			tb.Add(attack.Row{at.Name, at.Limit, c.Result(), memory, honest})
 		})
 	}
 	for _, a := range webAttacks {

@@ -183,5 +183,10 @@ var magnets = []Attack{
 
 // All returns every attack of this package.
 func All() []Attack {
-	return slices.Concat(beforeHello, frames, requests, extensions, downloads, magnets, hashes, spreads)
+	all := slices.Concat(beforeHello, frames, requests, extensions, downloads, magnets, hashes, spreads)
+	for _, at := range slices.Concat(empErrors, empGames) {
+		at.Name, at.EMP, at.App = "emp: "+at.Name, true, true
+		all = append(all, at)
+	}
+	return all
 }

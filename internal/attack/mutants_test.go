@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,28 @@ var mutants = []mutant{
 		new: "\t_ = slices.Index[[]int]\n\treturn false\n", attack: "nothing fetched of what a super-seed shows", slow: true},
 	{file: "cmd/parley/internal/term/term.go", old: "func Escape(s string) string {\n", new: "func Escape(s string) string {\n\tif s != \"\" {\n\t\treturn s\n\t}\n", attack: "control characters",
 		command: true},
+	{file: "peer/mux_in.go", old: "if x == nil || !x.active {\n\t\treturn m.muxError(ErrTooEarly,", new: "if x == nil {\n\t\treturn m.muxError(ErrTooEarly,", attack: "emp: mux frames before the exchanges"},
+	{file: "wire/emp/frame.go", old: "case uint64(len(b)) > uint64(f.Total):", new: "case false:", attack: "emp: malformed mux frames"},
+	{file: "peer/mux_in.go", old: "if uint64(f.ID) != x.nextIn {", new: "if uint64(f.ID) < x.nextIn {", attack: "emp: ids out of order, and two messages of a type at once"},
+	{file: "peer/mux_in.go", old: "if x.opened[f.Type/64]>>(f.Type%64)&1 != 0 {", new: "if false {", attack: "emp: ids out of order, and two messages of a type at once"},
+	{file: "peer/mux_in.go", old: "if uint64(f.ID) >= x.nextIn {", new: "if false {", attack: "emp: frames of messages that are not open"},
+	{file: "peer/mux_in.go", old: "!ever || f.Version < t.MinVersion || f.Version > t.MaxVersion", new: "!ever", attack: "emp: types and versions that were never offered"},
+	{file: "peer/mux_in.go", old: "if f.Total > t.MaxLen {", new: "if false {", attack: "emp: messages over the limit of their type"},
+	{file: "peer/mux_in.go", old: "if cost > x.window {", new: "if false {", attack: "emp: messages beyond the window, and windows beyond 2^31-1"},
+	{file: "peer/mux_in.go", old: "x.spend > wire.MaxWindow {", new: "false {", attack: "emp: messages beyond the window, and windows beyond 2^31-1"},
+	{file: "peer/mux_in.go", old: "if f.Bytes == 0 {\n\t\treturn m.quiet()", new: "if f.Bytes == 0 {\n\t\treturn nil", attack: "emp: CREDIT 0 without end"},
+	{file: "peer/mux_in.go", old: "case f.Request && len(x.served)-x.past >= x.requests:", new: "case false:", attack: "emp: 30,000 requests at once, whose answers are read"},
+	{file: "internal/peerconn/conn.go", old: "cfg.AnswersAtOnce = o.SendQueueBytes, answersAtOnce", new: "cfg.AnswersAtOnce = o.SendQueueBytes, 0", attack: "emp: 30,000 requests at once, whose answers are read"},
+	{file: "peer/mux_in.go", old: "m.out = emp.AppendResponseHead(m.out, id, s, 0)\n\tm.endExtension(head)\n\treturn m.muxAnswered(head)", new: "m.out = emp.AppendResponseHead(m.out, id, s, 0)\n\tm.endExtension(head)\n\treturn nil",
+		attack: "emp: requests above req, unread"},
+	{file: "peer/mux_in.go", old: "m.out = emp.AppendStop(m.out, id, response, c)\n\tm.endExtension(head)\n\treturn m.muxAnswered(head)", new: "m.out = emp.AppendStop(m.out, id, response, c)\n\tm.endExtension(head)\n\treturn nil",
+		attack: "emp: messages that are refused, unread"},
+	{file: "internal/messaging/peer.go", old: "q.handling < max(q.t.spec.Parallel, 1)", new: "true", attack: "emp: requests that are cancelled at once"},
+	{file: "internal/messaging/request.go", old: "return p.unsent.Load() <= wire.MaxUnsentResponses", new: "_ = wire.MaxUnsentResponses\n\treturn true", attack: "emp: answers that nobody reads"},
+	{file: "internal/messaging/budget.go", old: "if holds+n > (b.most-used+n+holds)/4 {", new: "if used < 0 {", attack: "emp: messages for a slow handler, in two crumbs each"},
+	{file: "internal/messaging/budget.go", old: "const freeBytes = 2 * wire.MinWindow", new: "const freeBytes = 0 * wire.MinWindow", attack: "emp: 1,000 peers that begin messages of 16 MiB and do not end them"},
+	{file: "internal/messaging/mux.go", old: "p.hold(in.stream.need(len(data)))", new: "p.hold(int64(len(data)))", attack: "emp: messages for a slow reader, in two crumbs each"},
+	{file: "internal/messaging/failures.go", old: "loud, kept := f.told < failuresTold, f.kept", new: "loud, kept := true, f.kept", attack: "emp: messages and requests that a handler fails on, without end"},
 }
 
 const moduleRoot = "../.."
@@ -83,7 +106,7 @@ func TestMutantsApply(t *testing.T) {
 	for _, at := range attack.All() {
 		known[at.Name] = true
 	}
-	for _, s := range specials {
+	for _, s := range slices.Concat(specials, empSpecials) {
 		known[s.name] = true
 	}
 	for _, m := range mutants {

@@ -43,6 +43,8 @@ type special struct {
 	name, limit string
 	cfg         parley.Config // of the client under attack
 	goroutines  int           // more than others may cost: a handshake takes one
+	memory      int64         // likewise
+	settles     bool          // everything is back where it was once it is over
 	// run attacks until the siege is over, and calls served while the attack lasts. It returns what came of it.
 	run func(t *testing.T, s *siege) string
 }
@@ -52,7 +54,9 @@ type siege struct {
 	*field
 	victim *parley.Client
 	tor    *parley.Torrent // complete
+	honest []*parley.Client
 	rate   float64
+	chat   float64 // messages and requests a second, if there were any
 }
 
 // siege runs a special attack on a client that seeds.
@@ -62,10 +66,17 @@ func (f *field) siege(t *testing.T, sp special, tb *attack.Table) {
 	cfg.Logger = slog.New(log)
 	s := &siege{field: f, victim: client(t, cfg)}
 	s.tor = f.seed(t, s.victim, false)
+	for range 2 {
+		s.honest = append(s.honest, client(t, parley.Config{}))
+	}
 	w := newWatch()
 	w.allowed += sp.goroutines
+	w.bound += sp.memory
 	outcome := sp.run(t, s)
 	memory := w.end(t)
+	if sp.settles {
+		w.settle(t)
+	}
 	if s.rate == 0 && !t.Failed() {
 		t.Error("no honest peer was served")
 	}
@@ -75,13 +86,17 @@ func (f *field) siege(t *testing.T, sp special, tb *attack.Table) {
 	if loud := log.Loud(); len(loud) > logBound {
 		t.Errorf("%d records in the log, want no more than %d; the first: %q", len(loud), logBound, loud[:5])
 	}
-	tb.Add(attack.Row{Name: sp.name, Limit: sp.limit, Outcome: outcome, Memory: memory, Rate: fmt.Sprintf("%.0f of %.0f MB/s", s.rate/1e6, f.calm[attack.Seed]/1e6)})
+	honest := fmt.Sprintf("%.0f of %.0f MB/s", s.rate/1e6, f.calm[attack.Seed]/1e6)
+	if s.chat > 0 {
+		honest += fmt.Sprintf(", %.0f of %.0f calls/s", s.chat, f.chat)
+	}
+	tb.Add(attack.Row{Name: sp.name, Limit: sp.limit, Outcome: outcome, Memory: memory, Rate: honest})
 }
 
 // served has an honest peer download everything, while the attack lasts. If dialled is set it is the client under attack that connects.
 func (s *siege) served(t *testing.T, dialled bool) {
 	t.Helper()
-	honest := client(t, parley.Config{})
+	honest := s.honest[0]
 	began := time.Now()
 	var lt *parley.Torrent
 	var check func() error
