@@ -33,9 +33,7 @@ type play struct {
 	out    map[*Outgoing]string // and their ids
 	reply  map[*Outgoing][]byte // answers that are not whole
 	names  map[uint16]string    // of our types
-	next   uint32               // the id of our next message, once it is opened
 	queue  []*Outgoing          // ours that were not opened yet, in order
-	offers int
 }
 
 func newPlay(t *testing.T) *play {
