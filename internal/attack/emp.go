@@ -711,6 +711,7 @@ var empGames = []Attack{
 		for end := time.Now().Add(Patience); a.EMP.busy.Load() < n-MaxRequests; {
 			if time.Now().After(end) {
 				a.Fail("%d of %d requests are answered as above req, which is %d", a.EMP.busy.Load(), n, MaxRequests)
+				return
 			}
 			select {
 			case <-time.After(time.Millisecond):

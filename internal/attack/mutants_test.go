@@ -77,7 +77,7 @@ var mutants = []mutant{
 		attack: "emp: requests above req, unread"},
 	{file: "peer/mux_in.go", old: "m.out = emp.AppendStop(m.out, id, response, c)\n\tm.endExtension(head)\n\treturn m.muxAnswered(head)", new: "m.out = emp.AppendStop(m.out, id, response, c)\n\tm.endExtension(head)\n\treturn nil",
 		attack: "emp: messages that are refused, unread"},
-	{file: "internal/messaging/peer.go", old: "q.handling < max(q.t.spec.Parallel, 1)", new: "true", attack: "emp: requests that are cancelled at once"},
+	{file: "internal/messaging/peer.go", old: "q.handling < max(q.t.spec.Parallel, 1)", new: "true", attack: "emp: requests above req"},
 	{file: "internal/messaging/request.go", old: "return p.unsent.Load() <= wire.MaxUnsentResponses", new: "_ = wire.MaxUnsentResponses\n\treturn true", attack: "emp: answers that nobody reads"},
 	{file: "internal/messaging/budget.go", old: "if holds+n > (b.most-used+n+holds)/4 {", new: "if used < 0 {", attack: "emp: messages for a slow handler, in two crumbs each"},
 	{file: "internal/messaging/budget.go", old: "const freeBytes = 2 * wire.MinWindow", new: "const freeBytes = 0 * wire.MinWindow", attack: "emp: 1,000 peers that begin messages of 16 MiB and do not end them"},
