@@ -246,7 +246,7 @@ func TestOffers(t *testing.T) {
 			t.Errorf("wider than a terminal: %q", line)
 		}
 	}
-	l.err.wait(t, `(?m)^peer \S+ speaks emp: window 32\.0 MiB, 64 requests at once\n  RECEIVES  VERSIONS  LARGEST   SENT AS\n  chat      2         16\.0 MiB  version 2\n`)
+	l.err.wait(t, `(?m)^peer \S+ speaks emp: window 32\.1 MiB, 64 requests at once\n  RECEIVES  VERSIONS  LARGEST   SENT AS\n  chat      2         16\.0 MiB  version 2\n`)
 	p := find(t, jsonLines(t, l.send(t, "", "--type", "chat:2", "--json", "hi").out), "peer_types")
 	is(t, p, fields{"dialect": "emp", "window_bytes": 3 << 20, "requests": 7, "types": "[chat other]"})
 	types := p["receives"].([]any)
