@@ -10,27 +10,32 @@ import (
 	"github.com/parley-bt/parley/wire/classic"
 )
 
-// BenchmarkUpload sends blocks to one peer over loopback, sixteen for each turn of the loop: with groups that have no limit, and with one that is never reached.
+// BenchmarkUpload sends blocks to one peer over loopback, sixteen for each turn of the loop: with groups that have no limit, with one that is never reached, and in a session with messages, whose
+// writer waits until little is unsent.
 func BenchmarkUpload(b *testing.B) {
-	for name, rate := range map[string]int64{"no limit": 0, "high limit": 1 << 40} {
-		b.Run(name, func(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		rate int64
+		open func(s *side, t testing.TB, raw *rawpeer.Peer)
+	}{{"no limit", 0, (*side).open}, {"high limit", 1 << 40, (*side).open}, {"with messages", 0, (*side).openMux}} {
+		b.Run(c.name, func(b *testing.B) {
 			timers, stop := NewTimers(time.Now), make(chan struct{})
 			defer close(stop)
 			go timers.Run(stop)
 			up, down := NewShaper(timers), NewShaper(timers)
-			up.SetRate(rate)
-			down.SetRate(rate)
+			up.SetRate(c.rate)
+			down.SetRate(c.rate)
 			s := &side{upGroup: up.NewGroup(), downGroup: down.NewGroup()}
-			benchmarkUpload(b, s)
+			benchmarkUpload(b, s, c.open)
 		})
 	}
 }
 
-func benchmarkUpload(b *testing.B, s *side) {
+func benchmarkUpload(b *testing.B, s *side, open func(s *side, t testing.TB, raw *rawpeer.Peer)) {
 	us, them := overTCP(b)
 	s.start(b, us)
 	raw := rawpeer.New(b, them)
-	s.open(b, raw)
+	open(s, b, raw)
 	if err := s.conn.Send(wire.Unchoke{}); err != nil {
 		b.Fatal(err)
 	}

@@ -154,7 +154,7 @@ type flusher struct {
 // Start runs a connection until it ends. o is shared and must not change; s is the session of an outgoing connection, nil for an incoming one, which gets
 // its session from o.Host.
 func Start(nc net.Conn, o *Options, cfg peer.Config, s Session) *Conn {
-	c := &Conn{nc: nc, o: o, session: s, timerPos: -1, burst: burst{bytes: blockbuf.LargeBytes, least: anyBurst}}
+	c := &Conn{nc: nc, o: o, session: s, timerPos: -1, burst: burst{bytes: blockbuf.LargeBytes}}
 	cfg.SendQueueBytes, cfg.AnswersAtOnce = o.SendQueueBytes, answersAtOnce
 	c.addr = addrPort(nc.RemoteAddr())
 	c.write, c.read = c.writeLoop, c.readLoop
@@ -235,10 +235,10 @@ func (c *Conn) tellShared() {
 		return
 	}
 	s := c.m.Shared()
-	if s.Mux != nil && c.outlet == nil {
+	if s.Mux != nil && !c.burst.prompt {
+		c.burst = burst{bytes: leastBurst, prompt: true, since: c.o.Now()} // until it is known how fast the link is
 		if c.outlet = outletOf(c.nc); c.outlet != nil {
 			c.outlet.KeepUnsent(unsentBytes)
-			c.burst = burst{bytes: leastBurst, least: leastBurst} // until it is known how fast the link is
 		}
 	}
 	c.session.Shared(s)

@@ -15,11 +15,8 @@ const (
 	// unsentBytes is how much the system may have at most of what is written and not sent yet for another write to go in; the writer waits until it is less than half.
 	unsentBytes = 16 << 10
 	// turnBytes is how much of messages goes before a block has its turn, where both wait.
-	turnBytes = classic.PieceHeadBytes + bt.BlockBytes
-	// leastBurst is how much is gathered at least where messages are promised not to wait; anyBurst is that where they are not, since behind it lies all that the system has not
-	// sent: one peer of hundreds has little of a fast link, and should not cost a system call for each block.
+	turnBytes  = classic.PieceHeadBytes + bt.BlockBytes
 	leastBurst = turnBytes
-	anyBurst   = 4 * turnBytes
 	burstTime  = 2 * time.Millisecond
 	// fastUnsent is unsentBytes of a link that takes the largest burst in burstTime: what lies there goes in a few milliseconds, and waiting for less would cost much of the rate
 	// of messages of a megabyte on loopback.
@@ -38,12 +35,14 @@ type outlet interface {
 	AwaitRoom()
 }
 
-// burst learns how much should be gathered for one write from how fast a busy writer gets rid of it.
+// burst is how much is gathered for one write. Where nobody is promised anything that is all that fits: for hundreds of peers that share a fast link less cost a tenth more processor time,
+// and behind it lies all that the system has not sent in any case. A prompt one learns from how fast a busy writer gets rid of what it has.
 type burst struct {
-	bytes, least int
-	since        time.Time
-	n            int  // bytes written since
-	fast         bool // the link takes the largest burst in burstTime, or did not long ago
+	bytes  int
+	prompt bool
+	since  time.Time
+	n      int  // bytes written since
+	fast   bool // the link takes the largest burst in burstTime, or did not long ago
 }
 
 // begin says that the writer has something to do, after it had nothing.
@@ -53,10 +52,10 @@ func (b *burst) begin(now time.Time) { b.since, b.n = now, 0 }
 func (b *burst) wrote(now time.Time, n int) {
 	b.n += n
 	d := now.Sub(b.since)
-	if d < burstTime || b.fast && d < 5*burstTime { // a busy machine has a fast link hesitate now and then
+	if !b.prompt || d < burstTime || b.fast && d < 5*burstTime { // a busy machine has a fast link hesitate now and then
 		return
 	}
-	b.bytes = min(max(int(int64(b.n)*int64(burstTime)/int64(d)), b.least), blockbuf.LargeBytes)
+	b.bytes = min(max(int(int64(b.n)*int64(burstTime)/int64(d)), leastBurst), blockbuf.LargeBytes)
 	if b.fast && b.bytes >= blockbuf.LargeBytes/2 {
 		b.bytes = blockbuf.LargeBytes
 	}

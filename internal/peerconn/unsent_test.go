@@ -185,7 +185,7 @@ func TestBurst(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Unix(1e9, 0)
-			b := burst{bytes: leastBurst, least: leastBurst}
+			b := burst{bytes: leastBurst, prompt: true}
 			b.begin(now)
 			for range c.writes {
 				now = now.Add(c.took)
