@@ -10,6 +10,8 @@
 //	peer verify -torrent FILE -dir DIR           compares DIR/NAME with its hashes: "VERIFIED SECONDS CPU_SECONDS"
 //	peer hash  -torrent FILE                     hashes as much memory on all cores, and says the same
 //	peer many  -dir DIR -state DIR               seeds every .torrent of DIR, whose content lies there too: "SEEDING N"
+//	peer cross -torrent FILE -dir DIR -large BYTES            seeds, and sends small and large messages to
+//	peer watch -torrent FILE -large BYTES -pieces              who measures when they arrive, and blocks: see latency.go
 //	peer dialects                                lists the dialects of messages that it can speak, and ends
 //
 // It prints "READY HOST:PORT" when it listens (a seeder: when its data is verified). leech, send and ask then wait for a line "go HOST:PORT" and
@@ -70,6 +72,7 @@ type options struct {
 	dialect   string
 	idleTypes int
 	idleDir   string
+	crossing
 }
 
 type peer struct {
@@ -83,13 +86,13 @@ func run(args []string, in io.Reader) (err error) {
 	defer cancel(nil)
 	modes := map[string]func(*peer, context.Context, <-chan netip.AddrPort) error{
 		"seed": (*peer).seed, "leech": (*peer).leech, "recv": (*peer).receive, "send": (*peer).send, "answer": (*peer).answer, "ask": (*peer).ask,
-		"verify": (*peer).verify, "hash": (*peer).hash, "many": (*peer).many}
+		"cross": (*peer).cross, "watch": (*peer).watch, "verify": (*peer).verify, "hash": (*peer).hash, "many": (*peer).many}
 	if len(args) == 1 && args[0] == "dialects" {
 		fmt.Println(strings.Join(spoken, " "))
 		return nil
 	}
 	if len(args) == 0 || modes[args[0]] == nil {
-		return errors.New("want seed, leech, recv, send, answer, ask, verify, hash, many or dialects as the first argument")
+		return errors.New("want seed, leech, recv, send, answer, ask, cross, watch, verify, hash, many or dialects as the first argument")
 	}
 	p := &peer{options: options{mode: args[0]}}
 	fs := flag.NewFlagSet(p.mode, flag.ContinueOnError)
@@ -102,6 +105,11 @@ func run(args []string, in io.Reader) (err error) {
 	fs.StringVar(&p.dialect, "dialect", "", "speak `DIALECT`, "+strings.Join(spoken, " or ")+", to peers that receive messages; empty is what two of us choose")
 	fs.IntVar(&p.idleTypes, "idle-types", 0, "recv: register so many other message types, which nobody uses")
 	fs.StringVar(&p.idleDir, "idle-torrents", "", "recv: evenly in every .torrent of `DIR`, for which there are no peers")
+	fs.IntVar(&p.large, "large", 0, "cross, watch: `BYTES` of a large message; 0 is none")
+	fs.BoolVar(&p.pieces, "pieces", false, "watch: download")
+	fs.DurationVar(&p.every, "every", 25*time.Millisecond, "cross, watch: from one small message to the next, and half as much again at most")
+	fs.DurationVar(&p.settle, "settle", time.Second, "watch: how long it waits before it measures")
+	fs.DurationVar(&p.window, "window", 5*time.Second, "watch: how long it measures")
 	listen := fs.String("listen", "127.0.0.1:0", "`ADDR` to listen on")
 	maxPeers := fs.Int("max-peers", 20000, "connected peers at most")
 	state := fs.String("state", "", "remember in `DIR` what was verified")
@@ -111,8 +119,8 @@ func run(args []string, in io.Reader) (err error) {
 		return err
 	}
 	cfg := parley.Config{ListenAddr: *listen, MaxPeers: *maxPeers, StateDir: *state, UploadSlots: *slots}
-	if p.size > 65534 { // the default
-		cfg.MaxMessageBytes = p.size
+	if plain := max(p.size, p.large); plain > 65534 { // the default
+		cfg.MaxMessageBytes = min(plain, 1<<20-2) // in plain frames
 	}
 	if err := useDialect(&cfg, p.dialect); err != nil {
 		return err

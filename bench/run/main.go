@@ -7,7 +7,8 @@
 //	go run ./run -what bulk -mib 256 -pieces 256K,1M,4M -profile /tmp/prof
 //
 // It needs Linux (it reads /proc), python3-libtorrent and aria2 for their sides, and g++ with libtorrent-rasterbar-dev for libtorrent's side
-// of the messages; what is missing is named and left out. All sockets are on loopback. Data goes to a folder of its own under
+// of the messages; what is missing is named and left out. All sockets are on loopback, but for those of
+// benchmark latency, which are in network namespaces that it makes and takes away: for that it must be root. Data goes to a folder of its own under
 // PARLEY_BENCH_DIR, by default in memory-backed /dev/shm, and is removed at the end.
 package main
 
@@ -71,8 +72,9 @@ type impl string
 // The implementations.
 const (
 	implParley     impl = "parley"
-	implEMP        impl = "parley emp"  // its messages in that dialect
-	implLTEP       impl = "parley ltep" // and in that one
+	implEMP        impl = "parley emp"             // its messages in that dialect
+	implLTEP       impl = "parley ltep"            // and in that one
+	implEMPAny     impl = "parley emp, any unsent" // as on a system that has no way to keep little unsent in its sockets
 	implLibtorrent impl = "libtorrent"
 	implAria2      impl = "aria2"
 	implHash       impl = "hash alone" // SHA-1 over memory on all cores: what verification could reach
@@ -81,10 +83,10 @@ const (
 )
 
 // allImpls is the implementations in the order of our tables.
-var allImpls = []impl{implParley, implEMP, implLTEP, implLibtorrent, implAria2, implHash, implRaw, implLibp2p}
+var allImpls = []impl{implParley, implEMP, implEMPAny, implLTEP, implLibtorrent, implAria2, implHash, implRaw, implLibp2p}
 
-// program is the name of the programs that are built for others than ours.
-var program = map[impl]string{implRaw: "raw", implLibp2p: "libp2p"}
+// program is the name of the programs that are built.
+var program = map[impl]string{implRaw: "raw", implLibp2p: "libp2p", implEMP: "peer", implLTEP: "peer", implEMPAny: "peer-any-unsent"}
 
 // ours reports whether bench/peer is measured.
 func (im impl) ours() bool { return im == implParley || im.dialect() != "" }
@@ -92,7 +94,7 @@ func (im impl) ours() bool { return im == implParley || im.dialect() != "" }
 // dialect is the dialect of messages that one of ours is held to, or empty.
 func (im impl) dialect() string {
 	switch im {
-	case implEMP:
+	case implEMP, implEMPAny:
 		return "emp"
 	case implLTEP:
 		return "ltep"
@@ -104,14 +106,15 @@ func (im impl) dialect() string {
 type runnable struct {
 	table
 	impls       []impl
-	casesInTurn bool // cases are compared with each other: all of them come in each run
+	casesInTurn bool                            // cases are compared with each other: all of them come in each run
+	able        func(ctx context.Context) error // says why it cannot be measured here; nil: it can be everywhere
 	measure     func(ctx context.Context, im impl, c string) (map[string]float64, error)
 }
 
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	b := &bench{out: out}
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
-	what := fs.String("what", "bulk,msgs,scale,idle,hs,verify,many,hot", "benchmarks to run")
+	what := fs.String("what", "bulk,msgs,scale,latency,idle,hs,verify,many,hot", "benchmarks to run")
 	only := fs.String("impl", "parley,libtorrent,aria2,hash alone,raw TCP,libp2p", "implementations to run; parley alone stands for its dialects too")
 	fs.IntVar(&b.runs, "runs", 5, "measurements per implementation and case")
 	fs.Int64Var(&b.totalMiB, "mib", 1024, "bulk: size of the file in `MiB`")
@@ -175,7 +178,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 
 	one := func(r func() runnable) func() []runnable { return func() []runnable { return []runnable{r()} } }
-	all := map[string]func() []runnable{"bulk": one(b.bulk), "msgs": b.msgs, "scale": b.scale, "idle": one(b.idle), "hs": one(b.hs), "verify": one(b.verify),
+	all := map[string]func() []runnable{"bulk": one(b.bulk), "msgs": b.msgs, "scale": b.scale, "latency": one(b.latency), "idle": one(b.idle), "hs": one(b.hs), "verify": one(b.verify),
 		"many": one(b.many), "hot": one(b.hot)}
 	var chosen []runnable
 	for name := range strings.SplitSeq(*what, ",") {
@@ -194,6 +197,16 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	chosen = slices.DeleteFunc(chosen, func(r runnable) bool {
+		if r.able == nil {
+			return false
+		}
+		err := r.able(ctx)
+		if err != nil {
+			b.leaveOut("benchmark "+r.Name, err)
+		}
+		return err != nil
+	})
 	if err := b.setUp(ctx, wanted, chosen); err != nil {
 		return err
 	}
@@ -239,8 +252,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 
 // runOne measures every implementation in every case, turn and turn about, so that a slow spell of the machine hits all of them.
 func (b *bench) runOne(ctx context.Context, r runnable) error {
+	runs := b.runs
+	if r.Once {
+		runs = 1
+	}
 	if r.casesInTurn {
-		for i := range b.runs {
+		for i := range runs {
 			cases := slices.Clone(r.Cases)
 			if i%2 == 1 { // nobody always comes first
 				slices.Reverse(cases)
@@ -254,7 +271,7 @@ func (b *bench) runOne(ctx context.Context, r runnable) error {
 		return nil
 	}
 	for _, c := range r.Cases {
-		for i := range b.runs {
+		for i := range runs {
 			if err := b.turn(ctx, r, c, i); err != nil {
 				return err
 			}
@@ -323,7 +340,7 @@ func parseImpls(list string) ([]impl, error) {
 		}
 		wanted = append(wanted, im)
 		if im == implParley {
-			wanted = append(wanted, implEMP, implLTEP)
+			wanted = append(wanted, implEMP, implLTEP, implEMPAny)
 		}
 	}
 	return wanted, nil
@@ -332,7 +349,7 @@ func parseImpls(list string) ([]impl, error) {
 // setUp builds the programs and finds out which of the implementations that are wanted and that something is measured with can run.
 func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) error {
 	for _, pkg := range []string{"./load", "./peer"} { // ours is never just left out
-		if err := b.build(ctx, ".", pkg, filepath.Base(pkg)); err != nil {
+		if err := b.build(ctx, ".", pkg, filepath.Base(pkg), ""); err != nil {
 			return err
 		}
 	}
@@ -346,7 +363,12 @@ func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) err
 		}
 		var err error
 		switch im {
-		case implEMP, implLTEP:
+		case implEMP, implLTEP, implEMPAny:
+			if im == implEMPAny {
+				if err := b.build(ctx, ".", "./peer", program[im], "parley_any_unsent"); err != nil {
+					return err
+				}
+			}
 			if !slices.Contains(strings.Fields(string(spoken)), im.dialect()) {
 				err = errors.New("bench/peer/emp.go does not say that parley speaks it")
 			}
@@ -357,11 +379,11 @@ func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) err
 		case implAria2:
 			_, err = exec.LookPath("aria2c")
 		case implRaw:
-			if err := b.build(ctx, ".", "./raw", program[im]); err != nil {
+			if err := b.build(ctx, ".", "./raw", program[im], ""); err != nil {
 				return err
 			}
 		case implLibp2p: // a module of its own, whose dependencies may be out of reach
-			err = b.build(ctx, "libp2p", ".", program[im])
+			err = b.build(ctx, "libp2p", ".", program[im], "")
 		}
 		if err != nil {
 			b.leaveOut(string(im), err)
@@ -375,9 +397,9 @@ func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) err
 	return ctx.Err()
 }
 
-// build builds a package of the module in a folder of bench/ into a program.
-func (b *bench) build(ctx context.Context, module, pkg, name string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(b.tmp, name), pkg)
+// build builds a package of the module in a folder of bench/ into a program, with build tags if there are any.
+func (b *bench) build(ctx context.Context, module, pkg, name, tags string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", filepath.Join(b.tmp, name), pkg)
 	cmd.Dir = filepath.Join(b.src, module)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build %s in %s: %w\n%s", pkg, cmd.Dir, err, text)

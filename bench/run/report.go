@@ -47,6 +47,7 @@ type table struct {
 	Ours    []impl // what the others are compared with; none is parley
 	Metrics []Metric
 	Bars    []Bar
+	Once    bool // each is measured once, since that is many measurements already
 }
 
 func (t table) ours() []impl {
@@ -251,8 +252,11 @@ func (t table) print(w io.Writer, samples []Sample) (met bool, err error) {
 // markdown renders the table for the documentation.
 func (t table) markdown(m Machine, samples []Sample) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, medians (lowest–highest) of %d runs, turn and turn about. %s. Other programs used at most %.2f cores meanwhile.\n\n",
-		t.Title, runsIn(samples), m, noise(samples))
+	how := fmt.Sprintf("medians (lowest–highest) of %d runs, turn and turn about", runsIn(samples))
+	if t.Once {
+		how = "one run"
+	}
+	fmt.Fprintf(&b, "%s, %s. %s. Other programs used at most %.2f cores meanwhile.\n\n", t.Title, how, m, noise(samples))
 	for i, row := range t.rows(samples) {
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(row, " | "))
 		if i == 0 {

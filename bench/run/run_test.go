@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -111,7 +113,7 @@ func TestParseReport(t *testing.T) {
 
 func TestParseImpls(t *testing.T) {
 	got, err := parseImpls("parley,raw TCP")
-	if want := []impl{implParley, implEMP, implLTEP, implRaw}; err != nil || !slices.Equal(got, want) {
+	if want := []impl{implParley, implEMP, implLTEP, implEMPAny, implRaw}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q, %v; want %q", got, err, want)
 	}
 	if _, err := parseImpls("libtorrent,parly"); err == nil {
@@ -282,4 +284,32 @@ func TestChild(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestLink(t *testing.T) {
+	if err := canShape(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	there := func() (n int) {
+		text, err := exec.Command("ip", "netns", "list").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(text), fmt.Sprint(linkPrefix, os.Getpid(), "-"))
+	}
+	l, err := makeLink(t.Context(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := there(); n != 2 {
+		t.Errorf("%d namespaces, want 2", n)
+	}
+	// The second cannot be made, and leaves nothing of its own, nor of the first's: they have the same names.
+	if _, err := makeLink(t.Context(), 10); err == nil {
+		t.Error("two links of one process")
+	}
+	l.remove() // as far as it is there
+	if n := there(); n != 0 {
+		t.Errorf("%d namespaces are left", n)
+	}
 }
