@@ -18,9 +18,9 @@ const (
 	turnBytes  = classic.PieceHeadBytes + bt.BlockBytes
 	leastBurst = turnBytes
 	burstTime  = 2 * time.Millisecond
-	// fastUnsent is unsentBytes of a link that takes the largest burst in burstTime: what lies there goes in a few milliseconds, and waiting for less would cost much of the rate
-	// of messages of a megabyte on loopback.
-	fastUnsent = 512 << 10
+	// fastUnsent is unsentBytes of a link that takes the largest burst in burstTime: what lies there goes in a fraction of a millisecond, and waiting for less cost a good
+	// part of the rate of messages of a megabyte on loopback.
+	fastUnsent = 64 << 10
 )
 
 // LeadBytes is what may go ahead of a small message on a slow link if nothing but pieces and one other message are sent to that peer: what lies unsent when the writer goes on, the fragment or block
