@@ -211,7 +211,7 @@ func makeLink(ctx context.Context, mbit int) (_ *link, err error) {
 	steps := [][]string{{"ip", "netns", "add", a}, {"ip", "netns", "add", z}, {"ip", "-n", a, "link", "add", "v", "type", "veth", "peer", "name", "v", "netns", z}}
 	for i, ns := range l.names {
 		steps = append(steps, []string{"ip", "-n", ns, "addr", "add", l.host(i) + "/24", "dev", "v"}, []string{"ip", "-n", ns, "link", "set", "lo", "up"},
-			[]string{"ip", "-n", ns, "link", "set", "v", "up"},
+			[]string{"ip", "-n", ns, "link", "set", "v", "up"}, []string{"ip", "-n", ns, "route", "replace", "10.77.0.0/24", "dev", "v", "congctl", congestion()},
 			append(l.in(i), "tc", "qdisc", "add", "dev", "v", "root", "tbf", "rate", strconv.Itoa(mbit)+"mbit", "burst", tbfBurst, "latency", tbfLatency))
 	}
 	for _, s := range steps {
@@ -269,11 +269,14 @@ func (l *link) watchQueue(ctx context.Context) func() (waits, dropped float64) {
 	}
 }
 
-// congestion returns how TCP finds out how fast it may be, on this machine.
+// congestion returns how TCP finds out how fast it may be: cubic, as Linux has it unless it is told otherwise, or what this machine has.
 func congestion() string {
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control"); err == nil && slices.Contains(strings.Fields(string(b)), "cubic") {
+		return "cubic"
+	}
 	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
 	if err != nil {
-		return "unknown"
+		return "reno" // which there always is
 	}
 	return strings.TrimSpace(string(b))
 }
