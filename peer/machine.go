@@ -341,6 +341,9 @@ func (m *Machine) Next() (Event, bool) {
 			if !ok && m.phase == PhaseClosed { // a frame made way for a message that no id was left for
 				continue
 			}
+			if !ok {
+				m.forget()
+			}
 			return ev, ok
 		case PhaseClosed:
 			if !m.closedTold {
@@ -349,6 +352,15 @@ func (m *Machine) Next() (Event, bool) {
 			}
 			return Event{}, false
 		}
+	}
+}
+
+// forget lets go of what was fed, which the last messages alias: it may be a large buffer, and the session quiet from now on.
+func (m *Machine) forget() {
+	m.dec.Forget()
+	m.metadata.Data = nil
+	if m.mux != nil {
+		m.mux.frame.Data, m.mux.ev.Data = nil, nil
 	}
 }
 

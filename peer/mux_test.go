@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -2453,5 +2454,47 @@ func TestRefusedOfWhichType(t *testing.T) {
 	}
 	if want := []string{"one", "two", "two"}; !slices.Equal(d.refusees, want) {
 		t.Errorf("refused were %q, want %q: of the others it is no longer known", d.refusees, want)
+	}
+}
+
+// A session that has become quiet holds nothing of what it was last fed: that may be a buffer of 256 KiB.
+func TestQuietSessionHoldsNoInput(t *testing.T) {
+	d := openMux(t, usual(), usual())
+	use := *d.m.weUse
+	use.Metadata = 1
+	if err := d.m.SendExchange(&ltep.Exchange{}, &use); err != nil {
+		t.Fatal(err)
+	}
+	d.send(wire.Request{Block: block(1, 0, 16384)})
+	for _, last := range []any{wire.Piece{Index: 1, Data: make([]byte, 16384)}, wire.Bitfield{Bits: make([]byte, 3)}, wire.Unknown{ID: 99, Payload: []byte("?")},
+		app(ourMux, string(emp.AppendMessageHead(nil, 0, one.ID, 0, 3))+"abc"), ltep.Metadata{Type: ltep.MetadataData, TotalSize: 3, Data: []byte("abc")}} {
+		b := append(make([]byte, 0, 4096), encode(t, last)...) // the smallest objects share their memory with others
+		gone := make(chan struct{})
+		runtime.AddCleanup(&b[0], func(struct{}) { close(gone) }, struct{}{})
+		d.m.Feed(d.now, b)
+		for {
+			if _, ok := d.m.Next(); !ok {
+				break
+			}
+		}
+		b = nil
+		for range 50 {
+			runtime.GC()
+			select {
+			case <-gone:
+			default:
+				runtime.Gosched()
+				continue
+			}
+			break
+		}
+		select {
+		case <-gone:
+		case <-time.After(10 * time.Second):
+			t.Errorf("after %T the session still holds it", last)
+		}
+	}
+	if d.m.Phase() != PhaseOpen {
+		t.Fatal(d.m.Err())
 	}
 }

@@ -197,6 +197,14 @@ type Decoder struct {
 	hashes   *hashScratch // made with the first of its messages, which most sessions never see
 }
 
+// Forget lets go of the input that the messages decoded last alias: a session that is quiet afterwards must not hold the buffer that it was read into.
+func (d *Decoder) Forget() {
+	d.bits.Bits, d.piece.Data, d.extended.Payload, d.unknown.Payload = nil, nil, nil, nil
+	if d.hashes != nil {
+		d.hashes.hashes.Data = nil
+	}
+}
+
 // hashScratch is the scratch for the messages of BEP 52.
 type hashScratch struct {
 	request wire.HashRequest
