@@ -783,7 +783,7 @@ func TestMuxFrameForms(t *testing.T) {
 		{"the highest version", [][]byte{{0x10, 0, 1, 1, 0}}, []any{MuxEvent{Kind: MuxData, Type: 1, Version: 1, First: true, Last: true}}},
 		{"at maxlen", [][]byte{message(0, 2, 100, text(100))}, []any{whole(0, 2, text(100))}},
 		{"over maxlen", [][]byte{message(0, 2, 101, "x")}, []any{ErrMessageTooLarge}},
-		{"far over maxlen", [][]byte{message(0, 2, 1<<32-1, "x")}, []any{ErrMessageTooLarge}},
+		{"far over maxlen", [][]byte{append(emp.AppendMessageHead(nil, 0, 2, 0, math.MaxUint32), "x"...)}, []any{ErrMessageTooLarge}},
 		{"a request over maxlen", [][]byte{request(0, 2, 101, 0, "x")}, []any{ErrMessageTooLarge}},
 		{"another of its type is open", [][]byte{half, message(1, 1, 0, "")}, []any{first(part(0, 1, 4, "ab")), ErrBadOrder}},
 		{"a request while a message of its type is open", [][]byte{half, request(1, 1, 0, 0, "")}, []any{first(part(0, 1, 4, "ab")), ErrBadOrder}},
