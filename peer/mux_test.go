@@ -2042,9 +2042,9 @@ func TestLargestWindow(t *testing.T) {
 			t.Errorf("%d spent: %v", spent, d.m.Err())
 		}
 	}
-	for n, want := range map[int]error{1<<31 - 1 - fourMiB: nil, 1<<31 - fourMiB: ErrWindowExceeded, 1<<32 - 1: ErrWindowExceeded} {
+	for n, want := range map[uint32]error{1<<31 - 1 - fourMiB: nil, 1<<31 - fourMiB: ErrWindowExceeded, 1<<32 - 1: ErrWindowExceeded} {
 		d := usually(t)
-		if d.hear(credit(n)); !errors.Is(d.m.Err(), want) || want == nil && d.m.Err() != nil {
+		if d.hear(emp.AppendCredit(nil, n)); !errors.Is(d.m.Err(), want) || want == nil && d.m.Err() != nil {
 			t.Errorf("credit of %d: %v", n, d.m.Err())
 		}
 	}
