@@ -52,6 +52,11 @@ func (b *burst) begin(now time.Time) { b.since, b.n = now, 0 }
 func (b *burst) wrote(now time.Time, n int) {
 	b.n += n
 	d := now.Sub(b.since)
+	if b.prompt && !b.fast && 0 < d && d < burstTime && b.n >= 2*blockbuf.LargeBytes { // a writer that is never busy for long would not find out otherwise
+		b.bytes, b.fast = blockbuf.LargeBytes, true
+		b.begin(now)
+		return
+	}
 	if !b.prompt || d < burstTime || b.fast && d < 5*burstTime { // a busy machine has a fast link hesitate now and then
 		return
 	}

@@ -177,11 +177,12 @@ func TestBurst(t *testing.T) {
 		took         time.Duration // by each
 		want         int
 	}{
-		"faster than the clock": {100, leastBurst, 0, leastBurst},
-		"slow":                  {10, leastBurst, 16 * time.Millisecond, leastBurst},
-		"100 Mbit/s":            {10, leastBurst, 1311 * time.Microsecond, 25_014},
-		"loopback":              {1000, leastBurst, 10 * time.Microsecond, blockbuf.LargeBytes},
-		"one that is not over":  {19, leastBurst, 100 * time.Microsecond, leastBurst},
+		"faster than the clock":  {100, leastBurst, 0, leastBurst},
+		"slow":                   {10, leastBurst, 16 * time.Millisecond, leastBurst},
+		"100 Mbit/s":             {10, leastBurst, 1311 * time.Microsecond, 25_014},
+		"loopback":               {1000, leastBurst, 10 * time.Microsecond, blockbuf.LargeBytes},
+		"busy for a millisecond": {100, leastBurst, 10 * time.Microsecond, blockbuf.LargeBytes},
+		"one that is not over":   {19, leastBurst, 100 * time.Microsecond, leastBurst},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Unix(1e9, 0)
