@@ -531,7 +531,7 @@ func (c *Conn) writeLoop() {
 		c.mu.Lock()
 		fast := c.burst.fast
 		if c.burst.wrote(c.o.Now(), len(out)); c.outlet != nil && c.burst.fast != fast {
-			c.outlet.KeepUnsent(map[bool]int{true: fastUnsent, false: unsentBytes}[c.burst.fast])
+			c.outlet.KeepUnsent(c.burst.unsent())
 		}
 		c.writeSince = time.Time{}
 		if err != nil {

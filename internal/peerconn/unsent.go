@@ -68,6 +68,14 @@ func (b *burst) wrote(now time.Time, n int) {
 	b.begin(now)
 }
 
+// unsent returns how much the system may have unsent now.
+func (b *burst) unsent() int {
+	if b.fast {
+		return fastUnsent
+	}
+	return unsentBytes
+}
+
 // units is what n bytes count where messages and pieces take turns. A whole fragment and a whole block count the same, though the heads of their frames are not equally long, or in
 // the long run one of them would have two turns in a row.
 func units(n int) int { return (n + 63) / 64 }
