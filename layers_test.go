@@ -54,11 +54,13 @@ var layerOf = map[string]int{
 	"internal/pipeline":  2,
 	"internal/pexset":    2,
 	"internal/dialguard": 2,
+	"internal/ladder":    2,
 
 	"storage":            3,
 	"tracker":            3,
 	"tracker/server":     3,
 	"internal/peerconn":  3,
+	"internal/gate":      3,
 	"internal/discovery": 3,
 	"internal/netdial":   3,
 	"internal/webseed":   3,
