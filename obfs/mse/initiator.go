@@ -54,7 +54,7 @@ func (i *Initiator) Init(c Config, skey [20]byte, ia []byte) error {
 		return fmt.Errorf("mse: IA of %d bytes, at most %d", len(ia), MaxIA)
 	}
 	*i = Initiator{offered: methods, skey: skey}
-	flights, padA, padC, err := c.begin(&i.x, 2*hashBytes+headBytes+2+len(ia))
+	flights, padA, padC, err := c.begin(&i.x, i.head[:], 2*hashBytes+headBytes+2+len(ia))
 	if err != nil {
 		*i = Initiator{}
 		return err

@@ -64,8 +64,8 @@ const (
 // Config is what both roles need.
 type Config struct {
 	// Rand is where the private key and padding come from: crypto/rand.Reader. It is read in Init or Begin only, in this order: 20 bytes, the exponent, most significant byte
-	// first; two bytes n, big-endian, where n mod 513 is how long PadA or PadB is, repeated while n is 65,151 (127·513) or more; that many bytes of PadA or PadB; two bytes n
-	// in the same way for PadC or PadD, which is zeros, as BiglyBT's.
+	// first; two bytes n, big-endian, where n mod 513 is how long PadA or PadB is, drawn again while n is 65,151 (127·513) or more; two bytes in the same way for PadC or PadD,
+	// which is zeros, as BiglyBT's; the bytes of PadA or PadB.
 	Rand io.Reader
 	// Methods are what an initiator offers and a responder accepts; 0 stands for RC4|Plaintext. A responder that may choose takes RC4.
 	Methods Methods
@@ -138,40 +138,37 @@ func (c *Config) readFull(b []byte) error {
 	return nil
 }
 
-// padBytes draws how long a pad is: 0 to MaxPad, all equally likely (EMP/1 section 2).
-func (c *Config) padBytes() (int, error) {
+// padBytes draws how long a pad is: 0 to MaxPad, all equally likely (EMP/1 section 2). What it draws goes through two bytes of scratch.
+func (c *Config) padBytes(scratch []byte) (int, error) {
 	const n = MaxPad + 1
 	for {
-		var b [2]byte
-		if err := c.readFull(b[:]); err != nil {
+		if err := c.readFull(scratch[:2]); err != nil {
 			return 0, err
 		}
-		if v := int(binary.BigEndian.Uint16(b[:])); v < 1<<16/n*n {
+		if v := int(binary.BigEndian.Uint16(scratch)); v < 1<<16/n*n {
 			return v % n, nil
 		}
 	}
 }
 
-// begin draws what either role draws. It returns room for both flights of a side, with the first, which is the public key and the pad, in it; the second has the given number of
-// bytes plus those of its pad.
-func (c *Config) begin(x *exponent, second int) (flights []byte, pad, pad2 int, err error) {
-	if err := c.readFull(x[:]); err != nil {
+// begin draws what either role draws, with two bytes of scratch: the exponent and the lengths of two pads. It returns room for both flights of a side, of which the first, the
+// public key and a pad, is written; the second has the given number of bytes besides its pad.
+func (c *Config) begin(x *exponent, scratch []byte, second int) (flights []byte, pad, pad2 int, err error) {
+	if err = c.readFull(x[:]); err != nil {
 		return nil, 0, 0, err
 	}
-	if pad, err = c.padBytes(); err != nil {
+	if pad, err = c.padBytes(scratch); err != nil {
 		return nil, 0, 0, err
 	}
-	var drawn [MaxPad]byte
-	if err := c.readFull(drawn[:pad]); err != nil {
-		return nil, 0, 0, err
-	}
-	if pad2, err = c.padBytes(); err != nil {
+	if pad2, err = c.padBytes(scratch); err != nil {
 		return nil, 0, 0, err
 	}
 	flights = make([]byte, KeyBytes+pad+second+pad2)
+	if err = c.readFull(flights[KeyBytes : KeyBytes+pad]); err != nil {
+		return nil, 0, 0, err
+	}
 	y := x.publicKey()
 	copy(flights, y[:])
-	copy(flights[KeyBytes:], drawn[:pad])
 	return flights, pad, pad2, nil
 }
 

@@ -411,7 +411,7 @@ func TestConfigs(t *testing.T) {
 	var i Initiator
 	var r Responder
 	ya := new([KeyBytes]byte)
-	full := slices.Concat(make([]byte, 20), []byte{0, 3}, make([]byte, 3), []byte{0, 9})
+	full := slices.Concat(make([]byte, 20), []byte{0, 3, 0, 9}, make([]byte, 3))
 	for n := range len(full) {
 		c := Config{Rand: io.MultiReader(bytes.NewReader(full[:n]), iotest.ErrReader(broken))}
 		if err := i.Init(c, [20]byte{}, nil); !errors.Is(err, broken) || errors.Is(err, obfs.ErrHandshake) {
@@ -439,7 +439,7 @@ func TestConfigs(t *testing.T) {
 func TestPadsAreUniform(t *testing.T) {
 	draw := func(b ...byte) int {
 		c := Config{Rand: bytes.NewReader(b)}
-		n, err := c.padBytes()
+		n, err := c.padBytes(make([]byte, 2))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -454,7 +454,7 @@ func TestPadsAreUniform(t *testing.T) {
 	c := Config{Rand: rand.NewChaCha8([32]byte{22})}
 	var seen [MaxPad + 1]int
 	for range 100 * len(seen) {
-		n, err := c.padBytes()
+		n, err := c.padBytes(make([]byte, 2))
 		if err != nil {
 			t.Fatal(err)
 		}

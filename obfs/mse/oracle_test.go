@@ -80,8 +80,8 @@ func (s *session) say(in *stdrc4.Cipher, b []byte) []byte {
 // script is randomness that makes the package draw what a session has: an exponent, a pad, and the length of another.
 func script(x exponent, pad []byte, zeros int) *bytes.Reader {
 	b := binary.BigEndian.AppendUint16(slices.Clone(x[:]), uint16(len(pad)))
-	b = append(b, pad...)
-	return bytes.NewReader(binary.BigEndian.AppendUint16(b, uint16(zeros)))
+	b = binary.BigEndian.AppendUint16(b, uint16(zeros))
+	return bytes.NewReader(append(b, pad...))
 }
 
 // randomSession draws one in which both accept everything and RC4 is chosen.

@@ -30,17 +30,10 @@ func (c *rc4) init(key *[20]byte) {
 	c.skip(discarded)
 }
 
-// skip passes over n bytes of the key stream.
+// skip passes over n bytes of the key stream, at most as many as are discarded.
 func (c *rc4) skip(n int) {
-	i, j := c.i, c.j
-	s := &c.s
-	for range n {
-		i++
-		x := s[i]
-		j += x
-		s[i], s[j] = s[j], x
-	}
-	c.i, c.j = i, j
+	var b [discarded]byte
+	c.xor(b[:n])
 }
 
 // xor encrypts or decrypts b in place.

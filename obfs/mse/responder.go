@@ -70,7 +70,7 @@ func (r *Responder) Begin(c Config, ya *[KeyBytes]byte) error {
 		return err
 	}
 	*r = Responder{accepted: methods, key: *ya}
-	flights, padB, padD, err := c.begin(&r.x, headBytes)
+	flights, padB, padD, err := c.begin(&r.x, r.head[:], headBytes)
 	if err != nil {
 		*r = Responder{}
 		return err
