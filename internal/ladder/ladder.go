@@ -214,12 +214,16 @@ func (m *Memory) makeRoom(now int64) {
 		all = append(all, candidate{a, e.last(), i})
 	}
 	for range roomAtOnce {
-		victim := slices.MaxFunc(all, func(a, b candidate) int {
-			return cmp.Or(cmp.Compare(sizes[a.network], sizes[b.network]), cmp.Compare(b.last, a.last), b.a.Compare(a.a))
-		})
-		delete(m.entries, victim.a)
-		sizes[victim.network]--
-		all = slices.DeleteFunc(all, func(c candidate) bool { return c.a == victim.a })
+		v := 0
+		for i, c := range all {
+			if w := all[v]; cmp.Or(cmp.Compare(sizes[c.network], sizes[w.network]), cmp.Compare(w.last, c.last), w.a.Compare(c.a)) > 0 {
+				v = i
+			}
+		}
+		delete(m.entries, all[v].a)
+		sizes[all[v].network]--
+		all[v] = all[len(all)-1]
+		all = all[:len(all)-1]
 	}
 }
 
