@@ -12,9 +12,11 @@ import (
 // noise is the symmetric state of Noise_NNpsk0_25519_ChaChaPoly_SHA256 (Noise revision 34, section 5.2). The names are Noise's. It is here, and
 // flynn/noise only in the tests, which compare the two, because a handshake of that one allocates 135 times and this one does not.
 //
-// The pattern seals one payload under each key, so that Noise's n is always 0 and is left out.
+// The pattern seals one payload under a key, so that Noise's n is always 0 and is left out, and mixes several times before it needs one, so that k
+// is made only then, of what the last mixKey left.
 type noise struct {
-	ck, h, k [32]byte
+	ck, h [32]byte
+	prk   [32]byte // of the last mixKey: k is its second output
 }
 
 // protocolHash is what ck and h begin with. The name is longer than a hash and is therefore hashed.
@@ -34,17 +36,15 @@ func (s *noise) mixHash(data []byte) {
 
 // mixKey is MixKey.
 func (s *noise) mixKey(input []byte) {
-	prk := hmacSHA256(s.ck[:], input)
-	s.ck = expand(&prk, nil, "", 1)
-	s.k = expand(&prk, s.ck[:], "", 2)
+	s.prk = hmacSHA256(s.ck[:], input)
+	s.ck = expand(&s.prk, nil, "", 1)
 }
 
-// mixKeyAndHash is MixKeyAndHash: the token "psk".
+// mixKeyAndHash is MixKeyAndHash: the token "psk". Its third output would be k, for which there is no use: "e" follows, and mixes again.
 func (s *noise) mixKeyAndHash(psk *[32]byte) {
 	prk := hmacSHA256(s.ck[:], psk[:])
 	s.ck = expand(&prk, nil, "", 1)
 	temp := expand(&prk, s.ck[:], "", 2)
-	s.k = expand(&prk, temp[:], "", 3)
 	s.mixHash(temp[:])
 }
 
@@ -78,8 +78,9 @@ func (s *noise) open(box *[boxBytes]byte) (plain [plainBytes]byte, ok bool) {
 
 // cipher returns ChaCha20 under k at block 1, where the plaintext begins, and the key of Poly1305, which is the head of block 0.
 func (s *noise) cipher() (c chacha20.Cipher, macKey [32]byte) {
+	k := expand(&s.prk, s.ck[:], "", 2)
 	var nonce [chacha20.NonceSize]byte
-	p, err := chacha20.NewUnauthenticatedCipher(s.k[:], nonce[:])
+	p, err := chacha20.NewUnauthenticatedCipher(k[:], nonce[:])
 	if err != nil {
 		panic(err) // sizes that are constants
 	}
