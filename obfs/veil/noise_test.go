@@ -124,7 +124,7 @@ func TestAgainstFlynn(t *testing.T) {
 func TestHKDF(t *testing.T) {
 	rng := testRand(2)
 	for n := range 65 {
-		secret, salt, before := make([]byte, n), make([]byte, 64-n), make([]byte, 32)
+		secret, salt := make([]byte, n), make([]byte, 64-n)
 		rng.Read(secret)
 		rng.Read(salt)
 		want, err := hkdf.Key(sha256.New, secret, salt, "some information", 96)
@@ -132,7 +132,7 @@ func TestHKDF(t *testing.T) {
 			t.Fatal(err)
 		}
 		prk := hmacSHA256(salt, secret)
-		before = nil
+		var before []byte
 		for i := range 3 {
 			got := expand(&prk, before, "some information", byte(i+1))
 			if !bytes.Equal(got[:], want[32*i:32*i+32]) {
