@@ -247,6 +247,8 @@ What is told of one torrent has "info_hash" besides, which of a v2 torrent is th
   file               verify, for each file: "path", "bytes", "state" (ok, partial, missing or damaged), "pieces" (that lie in it), "bad_pieces",
                      "unknown_pieces" (shared with a file that is not whole), "error"
   checked            verify: "info_hash", "files", and of these "ok", "partial", "missing", "damaged"
+  identity           identity new and show: "path", "public_key" (64 hexadecimal digits), "created" (by this command)
+  swarm_key          identity swarm-key: "path"
   version            "version", "revision", "go", "platform"
   torrent_error      "error": why a torrent has stopped
   closed             the torrent has been closed
