@@ -138,7 +138,7 @@ func (z *element) bytes(b *[KeyBytes]byte) {
 func (z *element) pick(table *[16]element, index uint64) {
 	*z = element{}
 	for i := range table {
-		mask := -((uint64(i) ^ index - 1) >> 63) // all ones if i is the index, as both are small
+		mask := -(((uint64(i) ^ index) - 1) >> 63) // all ones if i is the index, as both are small
 		e := &table[i]
 		for k := range z {
 			z[k] |= e[k] & mask
@@ -219,7 +219,7 @@ func (x *exponent) publicKey() (y [KeyBytes]byte) {
 			var index uint64
 			for row := range rows {
 				b := x[len(x)-1-blocks*row-block] // the 8 bits of this row and block
-				index |= uint64(b) >> column & 1 << row
+				index |= (uint64(b) >> column & 1) << row
 			}
 			e.pick(&generator[block], index)
 			if column == 7 && block == 0 {

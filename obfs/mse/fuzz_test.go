@@ -48,6 +48,7 @@ func fuzzSeeds(f *testing.F) {
 	f.Add(uint64(2), []byte{0, 3, 1, 0}, uint8(6))
 	f.Add(uint64(3), []byte{2, 30, 0, 100, 1, 30, 0, 0x90}, uint8(1))
 	f.Add(uint64(4), []byte{0, 0, 0, 0x80, 0, 0, 0, 0x80}, uint8(200))
+	f.Add(uint64(5), bytes.Repeat([]byte{0, 0, 0, 0x80}, 20), uint8(3)) // nothing is left
 }
 
 // FuzzResponder drives a responder with what an honest initiator sends, changed.

@@ -172,6 +172,6 @@ func (i *Initiator) Method() Methods {
 	return i.method
 }
 
-// Answered reports whether all of Yb has come. If the connection closes after that and before the handshake is done, the same again may succeed: libtorrent 2.0.8 as responder fails
+// Answered reports whether all of Yb has come, and is a key. If the connection closes after that and before the handshake is done, the same again may succeed: libtorrent 2.0.8 as responder fails
 // whenever S begins with a zero byte, once in 256 handshakes (reference/peers.md, traps).
 func (i *Initiator) Answered() bool { return i.state > awaitingYb }

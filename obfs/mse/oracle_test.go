@@ -165,6 +165,9 @@ func (s *side) feed(b []byte) error {
 
 // feedIn gives the side b in pieces of at most n bytes.
 func (s *side) feedIn(b []byte, n int) error {
+	if len(b) == 0 {
+		return s.feed(nil)
+	}
 	for part := range slices.Chunk(b, n) {
 		if err := s.feed(part); err != nil {
 			return err

@@ -7,6 +7,7 @@ import "encoding/binary"
 type rc4 struct {
 	s    [256]uint8
 	i, j uint8
+	_    [320 - 258]byte // whole cache lines: the two directions of a connection may run on two cores at once
 }
 
 // discarded is how much of each key stream nobody uses (azmp.md section 9.1).

@@ -107,6 +107,24 @@ func BenchmarkRC4(b *testing.B) {
 	})
 }
 
+// BenchmarkBothWays runs the two directions of one connection on two cores.
+func BenchmarkBothWays(b *testing.B) {
+	s, _ := benchmarkStreams(b)
+	out, in := make([]byte, obfs.Headroom+16_384), make([]byte, 16_384)
+	b.SetBytes(2 * 16_384)
+	other := make(chan struct{})
+	go func() {
+		defer close(other)
+		for range b.N {
+			s.Opener.Open(in)
+		}
+	}()
+	for range b.N {
+		s.Sealer.Seal(nil, out)
+	}
+	<-other
+}
+
 // BenchmarkPair is a whole handshake, both sides.
 func BenchmarkPair(b *testing.B) {
 	c := Config{Rand: rand.NewChaCha8([32]byte{32})}
