@@ -147,9 +147,16 @@ func BenchmarkPublicKey(b *testing.B) {
 func BenchmarkSecret(b *testing.B) {
 	x := exponent(randomBytes(rand.NewChaCha8([32]byte{3}), 20))
 	y := x.publicKey()
-	for b.Loop() {
-		x.secret(&y)
-	}
+	b.Run("ours", func(b *testing.B) {
+		for b.Loop() {
+			x.secret(&y)
+		}
+	})
+	b.Run("math/big", func(b *testing.B) {
+		for b.Loop() {
+			left(new(big.Int).Exp(new(big.Int).SetBytes(y[:]), new(big.Int).SetBytes(x[:]), bigP))
+		}
+	})
 }
 
 func BenchmarkSquare(b *testing.B) {

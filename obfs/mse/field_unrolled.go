@@ -170,9 +170,8 @@ func wideMul(t *wide, a, b *element) {
 	c0, c1, c2 = addMul(c0, c1, c2, a[10], b[11])
 	c0, c1, c2 = addMul(c0, c1, c2, a[11], b[10])
 	t[21], c0, c1, c2 = c0, c1, c2, 0
-	c0, c1, c2 = addMul(c0, c1, c2, a[11], b[11])
-	t[22], c0, c1, c2 = c0, c1, c2, 0
-	t[23] = c0
+	c0, c1, _ = addMul(c0, c1, c2, a[11], b[11])
+	t[22], t[23] = c0, c1
 }
 
 // wideSquare sets t to a², of which the products of different limbs are added up once and doubled.
@@ -298,9 +297,8 @@ func wideSquare(t *wide, a *element) {
 	d0, d1, d2 = addMul(0, 0, 0, a[10], a[11])
 	c0, c1, c2 = addTwice(c0, c1, c2, d0, d1, d2)
 	t[21], c0, c1, c2 = c0, c1, c2, 0
-	c0, c1, c2 = addMul(c0, c1, c2, a[11], a[11])
-	t[22], c0, c1, c2 = c0, c1, c2, 0
-	t[23] = c0
+	c0, c1, _ = addMul(c0, c1, c2, a[11], a[11])
+	t[22], t[23] = c0, c1
 }
 
 // reduce sets z to t / R, or that plus the modulus, so that it is below R: Montgomery's reduction, column by column. m are the multiples of the modulus
