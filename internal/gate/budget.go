@@ -250,15 +250,11 @@ func (b *budget) place(now time.Time, s *source) {
 		heap.Fix(to, s.pos)
 		return
 	}
-	b.unplace(s)
-	if to != nil {
-		heap.Push(to, s)
-	}
-}
-
-func (b *budget) unplace(s *source) {
 	if s.in != nil {
 		heap.Remove(s.in, s.pos)
+	}
+	if to != nil {
+		heap.Push(to, s)
 	}
 }
 
@@ -277,7 +273,6 @@ func (b *budget) decide(now time.Time, w *waiter, v verdict) {
 		b.stats.TimedOut++
 	}
 	s := w.src
-	b.unplace(s) // its key depends on its first waiter
 	b.order.Remove(w.inOrder)
 	s.waiters.Remove(w.inSource)
 	b.place(now, s)

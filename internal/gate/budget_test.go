@@ -247,10 +247,10 @@ func TestTableShrinks(t *testing.T) {
 		s.ask(host(i), 1, granted)
 	}
 	s.after(time.Minute, granted)
-	for i := range 1000 {
+	for i := range 500 {
 		s.ask(host(1000+i), 1, granted)
 	}
-	if n := len(s.b.sources); n != 1000 {
+	if n := len(s.b.sources); n != 500 {
 		t.Errorf("%d sources", n)
 	}
 }

@@ -81,6 +81,7 @@ func TestSteps(t *testing.T) {
 		{"own ladder keeps its order where the veil is offered", []did{says(0, true)}, 0, own(plain, veil), []wire.Hello{plain, veil}},
 		{"own ladder, what worked is first", []did{worked(0, plain)}, 0, own(mse, plain), []wire.Hello{plain, mse}},
 		{"own ladder, plaintext worked and the veil is offered", []did{worked(0, plain), says(0, true)}, 0, own(veil, mse, plain), []wire.Hello{veil, mse, plain}},
+		{"own ladder, plaintext worked and the veil is not known to be offered", []did{worked(0, plain)}, 0, own(veil, mse, plain), []wire.Hello{plain, veil, mse}},
 		{"own ladder, what worked is not in it", []did{worked(0, veil)}, 0, own(mse, plain), []wire.Hello{mse}},
 		{"own ladder, no downgrade", []did{worked(0, mse)}, 0, own(plain, mse, veil), []wire.Hello{mse, veil}},
 		{"own ladder, nothing is left of it", []did{worked(0, veil)}, 0, own(plain), []wire.Hello{veil}},
@@ -214,6 +215,39 @@ func TestProtectedAreBounded(t *testing.T) {
 	}
 	if m.Len() > MaxEntries || protected > maxProtected || protected <= maxProtected-roomAtOnce {
 		t.Errorf("%d addresses, %d protected", m.Len(), protected)
+	}
+}
+
+// Of two networks that are large neither pays alone.
+func TestNetworksShare(t *testing.T) {
+	var m Memory
+	for i := range MaxEntries/2 + 1 {
+		other := netip.AddrPortFrom(netip.AddrFrom4([4]byte{251, 1, byte(i >> 8), byte(i)}), 6881)
+		m.Worked(epoch.Add(time.Duration(i)*time.Second), near(i), plain)
+		m.Worked(epoch, other, plain)
+	}
+	left := map[netip.Prefix]int{}
+	for a := range m.entries {
+		left[network(a)]++
+	}
+	if a, b := left[network(near(0))], left[netip.MustParsePrefix("251.1.0.0/16")]; a+b != m.Len() || a-b > 1 || b-a > 1 {
+		t.Errorf("%v", left)
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		same bool
+	}{
+		{"192.0.2.1:1", "192.0.3.1:2", true},
+		{"192.0.2.1:1", "192.1.2.1:1", false},
+		{"[2001:db8:1::1]:1", "[2001:db8:2::1]:1", true},
+		{"[2001:db8::1]:1", "[2001:db9::1]:1", false},
+	} {
+		if same := network(netip.MustParseAddrPort(tt.a)) == network(netip.MustParseAddrPort(tt.b)); same != tt.same {
+			t.Errorf("%s and %s in one network: %v", tt.a, tt.b, same)
+		}
 	}
 }
 

@@ -100,22 +100,18 @@ func LoadIdentity(path string) (ed25519.PrivateKey, error) {
 
 // parseIdentity returns why b is no identity, "" if it is one.
 func parseIdentity(b []byte) (key ed25519.PrivateKey, why string) {
-	begin := bytes.Index(b, []byte("-----BEGIN "))
-	comments := b
-	if begin >= 0 {
-		comments = b[:begin]
-	}
+	comments, _, isPEM := bytes.Cut(b, []byte("-----BEGIN "))
 	for line := range bytes.Lines(comments) {
 		switch line = bytes.TrimSpace(line); {
 		case bytes.HasPrefix(line, []byte(strings.TrimSpace(swarmPrefix))):
 			return nil, "it is a swarm key, not an identity"
-		case len(line) > 0 && line[0] != '#' && begin >= 0:
+		case len(line) > 0 && line[0] != '#' && isPEM:
 			return nil, "there is something other than comment before the private key"
 		}
 	}
 	block, rest := pem.Decode(b)
 	switch {
-	case block == nil && begin < 0:
+	case block == nil && !isPEM:
 		return nil, "it is no identity: it has no private key in PEM (-----BEGIN PRIVATE KEY-----)"
 	case block == nil:
 		return nil, "its PEM is damaged"
