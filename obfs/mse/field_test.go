@@ -159,6 +159,13 @@ func BenchmarkSecret(b *testing.B) {
 	})
 }
 
+func BenchmarkPick(b *testing.B) {
+	var z element
+	for b.Loop() {
+		z.pick(&generator[1], 7)
+	}
+}
+
 func BenchmarkSquare(b *testing.B) {
 	z := rSquared
 	for b.Loop() {
