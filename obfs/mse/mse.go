@@ -11,8 +11,8 @@
 // HASH is SHA-1, S what both sides' Diffie-Hellman yields, 96 bytes as Ya and Yb, SKEY the info-hash, VC eight zeros. IA, the initial payload, is the head of what the initiator has
 // to say. Numbers are big-endian. What follows goes on in the same RC4 streams, or in plaintext, as selected.
 //
-// MSE hides what is spoken from those who only watch for patterns. Whoever knows the info-hash and stands between the peers reads all of it, and nothing tells whether
-// bytes were altered.
+// MSE hides what is spoken from those who only watch. Whoever knows the info-hash and stands between the peers can play each to the other and read all of it, and nothing tells
+// whether bytes were altered.
 package mse
 
 import (
