@@ -161,3 +161,25 @@ func BenchmarkOpen(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBulk seals and opens, the result cut into reads of 64 KiB as a socket might, so that most records are cut. It is the cost of both ends.
+func BenchmarkBulk(b *testing.B) {
+	const n, read = 256 << 10, 64 << 10
+	s, o := sealer{direction: directionOf(make([]byte, 32))}, opener{direction: directionOf(make([]byte, 32))}
+	buf := make([]byte, obfs.Headroom+n)
+	dst := make([]byte, 0, s.SealedBytes(n)+100)
+	b.SetBytes(n)
+	b.ReportAllocs()
+	for b.Loop() {
+		for sealed := s.Seal(dst, buf); len(sealed) > 0; {
+			k := min(read, len(sealed))
+			for rest := sealed[:k]; len(rest) > 0; {
+				var err error
+				if _, rest, err = o.Open(rest); err != nil {
+					b.Fatal(err)
+				}
+			}
+			sealed = sealed[k:]
+		}
+	}
+}

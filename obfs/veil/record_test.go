@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"sync"
 	"testing"
 
 	"github.com/parley-bt/parley/internal/wiretest"
@@ -411,6 +412,39 @@ func TestNumbersEnd(t *testing.T) {
 		}
 	}()
 	seal(s, []byte("x"))
+}
+
+// TestBothDirectionsAtOnce uses all four ends of a session at the same time, for the race detector.
+func TestBothDirectionsAtOnce(t *testing.T) {
+	p := newPair(t, 1)
+	payload := make([]byte, 100000)
+	testRand(2).Read(payload)
+	var wg sync.WaitGroup
+	for _, d := range []struct {
+		s obfs.Sealer
+		o obfs.Opener
+	}{{p.si.Sealer, p.sr.Opener}, {p.sr.Sealer, p.si.Opener}} {
+		sent := make(chan []byte)
+		wg.Go(func() {
+			defer close(sent)
+			for range 20 {
+				sent <- seal(d.s, payload)
+			}
+		})
+		wg.Go(func() {
+			n := 0
+			for b := range sent {
+				n++
+				if plain, err := openAll(d.o, b); err != nil || !bytes.Equal(plain, payload) {
+					t.Errorf("not what was sent: %v", err)
+				}
+			}
+			if n != 20 {
+				t.Errorf("got %d of 20", n)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestRecordAllocations asserts that records cost no allocation, but for memory that a cut one needs.
