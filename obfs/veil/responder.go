@@ -20,8 +20,9 @@ type Responder struct {
 var _ obfs.Handshake = (*Responder)(nil)
 
 // Open opens hello, the first 96 bytes, both borrowed, and forgets any former one. On success AppendOutput has a flight of 96 to 608 bytes.
-// If the hello is not one for secret, or not one that may be answered, the error wraps [obfs.ErrHandshake], nothing has been drawn from c.Rand
-// unless the key was, and the same bytes go on as MSE (EMP/1 section 2, step 3). Any other error is that of c.Rand, or [ErrKeyUsed]. After an error it may be called again.
+// If the hello is not one for secret, or not one that may be answered, the error wraps [obfs.ErrHandshake] and the same bytes go on as MSE (EMP/1
+// section 2, step 3); a key has been spent then only on an E_i for which every shared secret is zero. Any other error is that of c.Rand, or
+// [ErrKeyUsed]. After an error Open may be called again.
 func (r *Responder) Open(c Config, hello *[HelloBytes]byte, secret *Secret) error {
 	*r = Responder{}
 	if err := r.open(c, hello, secret); err != nil {
