@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/gate"
 	"github.com/parley-bt/parley/internal/messaging"
 	"github.com/parley-bt/parley/internal/netpolicy"
 	"github.com/parley-bt/parley/internal/peerconn"
@@ -23,6 +24,7 @@ import (
 	"github.com/parley-bt/parley/internal/webseed"
 	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire"
 )
 
 // A Client takes part in swarms: it listens for peers, dials them, and owns the torrents added to it. Its methods are safe
@@ -41,6 +43,10 @@ type Client struct {
 	hellos *slots         // incoming connections in their hello
 	byHost *hostSlots     // of those, how many each host has
 	shared *swarm.Shared  // how many connections there are, and are being opened
+
+	served           *served    // what obfuscated hellos may ask for
+	scans, exchanges *gate.Gate // what hellos may cost
+	ladders          *ladders   // which hellos to dial with
 
 	discovery *discoverer     // how torrents find peers
 	web       *webseed.Client // nil if web seeds are not used
@@ -70,7 +76,8 @@ func NewClient(cfg Config) (*Client, error) {
 	rand.Read(c.peerID[len(peerIDPrefix):]) // never fails: it would end the program
 	timers := peerconn.NewTimers(time.Now)
 	c.conn = &peerconn.Options{Host: host{c}, Timers: timers, Group: &c.conns, SendQueueBytes: cfg.SendQueueBytes, Now: time.Now,
-		Ended: func(*peerconn.Conn) { c.shared.Disconnected() }}
+		Ended: func(*peerconn.Conn) { c.shared.Disconnected() }, Drains: new(peerconn.Drains)}
+	c.served, c.scans, c.exchanges = newServed(), gate.New(scanBudget), gate.New(keyExchangeBudget)
 	if cfg.StateDir != "" {
 		if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 			return nil, fmt.Errorf("folder for what is remembered: %w", err)
@@ -79,6 +86,7 @@ func NewClient(cfg Config) (*Client, error) {
 			return nil, fmt.Errorf("folder for what is remembered: %w", err)
 		}
 	}
+	c.ladders = c.newLadders()
 	if !cfg.NoListen {
 		ln, err := listenConfig.Listen(context.Background(), "tcp", cfg.ListenAddr)
 		if err != nil {
@@ -90,6 +98,7 @@ func NewClient(cfg Config) (*Client, error) {
 		c.group.Go(c.listen)
 	}
 	c.group.Go(func() { timers.Run(c.stop) })
+	c.group.Go(c.keepHellos)
 	c.newRates(timers)
 	c.discovery = newDiscoverer(c)
 	c.recallNodes()
@@ -143,7 +152,7 @@ func (c *Client) listen() {
 			return
 		}
 		pc := peerconn.Start(nc, c.conn, peer.Config{Role: peer.Responder, PeerID: c.peerID, Reserved: swarm.ReservedWith(c.cfg.DHT != nil),
-			HelloTimeout: draw(peer.MinHelloTimeout, peer.MaxHelloTimeout), KeepAlive: draw(peer.MinKeepAlive, peer.MaxKeepAlive)}, nil)
+			HelloTimeout: draw(peer.MinHelloTimeout, peer.MaxHelloTimeout), KeepAlive: draw(peer.MinKeepAlive, peer.MaxKeepAlive)}, c.cfg.opening(), nil)
 		c.greeting[pc] = struct{}{}
 		c.mu.Unlock()
 	}
@@ -156,14 +165,17 @@ func draw(lo, hi time.Duration) time.Duration { return lo + mrand.N(hi-lo+1) }
 type host struct{ c *Client }
 
 // Accept finds the torrent of an incoming connection.
-func (h host) Accept(pc *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.Local, error) {
+func (h host) Accept(pc *peerconn.Conn, hello wire.Hello, ih bt.InfoHash) (peerconn.Session, peer.Local, error) {
 	c := h.c
+	if hello == wire.HelloVeil {
+		c.scans.Proven(time.Now(), pc.Addr().Addr())
+	}
 	c.mu.Lock()
 	delete(c.greeting, pc)
 	t := c.torrents[ih]
 	c.mu.Unlock()
 	var err error = peer.ErrUnknownTorrent
-	if t != nil {
+	if t != nil && (t.secret == nil || hello == wire.HelloVeil) { // a closed swarm is not served under its info-hash
 		s, local, serr := t.sw.NewIncoming(pc, func() { c.helloDone(pc.Addr().Addr()) })
 		if serr == nil {
 			return s, local, nil
@@ -213,6 +225,7 @@ func (c *Client) add(ih bt.InfoHash, v2 metainfo.InfoHashV2, o TorrentOptions, p
 		Open: t.openFiles, OnVerify: o.OnVerify, NoDownload: o.NoDownload, Want: o.want(), Sequential: o.Sequential, SuperSeed: o.SuperSeed,
 		Types: t.hub, NewApps: t.newApps, Notify: t.notify,
 	}
+	c.useHellos(t, &cfg)
 	c.useDHTPorts(&cfg)
 	if o.Storage != nil {
 		cfg.Open = o.Storage
@@ -228,9 +241,7 @@ func (c *Client) add(ih bt.InfoHash, v2 metainfo.InfoHashV2, o TorrentOptions, p
 	cfg.Paused = c.queue.add(t, cfg.Complete)
 	t.sw = swarm.Start(cfg)
 	close(t.started)
-	for _, h := range id.names {
-		c.torrents[h] = t
-	}
+	c.nameTorrent(t, id)
 	if cfg.Paused {
 		t.stopFinding() // until there is a place for it
 	} else {
@@ -351,9 +362,13 @@ func (c *Client) Close() error {
 	if c.web != nil {
 		c.web.Close()
 	}
+	c.conn.Drains.Close()
 	c.group.Wait()
 	c.conns.Wait()
+	c.scans.Close()
+	c.exchanges.Close()
 	if !already {
+		c.saveHellos()
 		c.rememberNodes()
 		errs = append(errs, c.closeState())
 	}

@@ -1,12 +1,14 @@
 package parley
 
 import (
+	"crypto/ed25519"
 	"log/slog"
 	"net/netip"
 	"time"
 
 	"github.com/parley-bt/parley/internal/discovery"
 	"github.com/parley-bt/parley/tracker"
+	"github.com/parley-bt/parley/wire"
 )
 
 // Config configures a [Client]. The zero value is usable; every field says what its zero means.
@@ -106,6 +108,23 @@ type Config struct {
 	MessageMemoryBytes int
 	// HandlerTimeout ends the context of a message handler (EMP/1 section 7.3); 0 means 30 s.
 	HandlerTimeout time.Duration
+
+	// AcceptHellos are the hellos by which peers may begin (EMP/1 section 2); nil means all. Who begins in another way is neither answered nor told why: for as long as any hello may take the
+	// connection is read, and then closed.
+	AcceptHellos []Hello
+	// DialHellos are the hellos with which addresses are dialled, one after the other, each by a connection of its own, until one works; what worked at an address goes first for 7 days. nil
+	// means plaintext and then MSE, and where a peer has said that it takes veiled hellos, veil, MSE, plaintext. A list that has neither HelloPlaintext nor nil keeps everything that this client
+	// says hidden; peers that know no obfuscated hello are then out of reach.
+	DialHellos []Hello
+	// AllowDowngrade lets an address be dialled in plaintext where an obfuscated hello has worked within 7 days. Without it whoever can break connections cannot make peers that know each
+	// other fall back to plaintext.
+	AllowDowngrade bool
+	// MSE says whether the plaintext of MSE, which hides the first bytes alone, is offered and accepted beside RC4.
+	MSE MSEMethods
+	// Identity is a key that is proven to peers of veiled sessions, as far as they care (EMP/1 section 5.1); nil: none is. It links this client's sessions in all swarms.
+	Identity ed25519.PrivateKey
+
+	accept wire.Hellos // AcceptHellos, by resolved
 
 	// Set by resolved: what MaxPerAddress and MaxHandshakesPerAddress are for addresses that are near. 0 is no bound.
 	nearPerAddress, nearHandshakes int

@@ -2,6 +2,7 @@ package parley
 
 import (
 	"cmp"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"slices"
@@ -93,6 +94,19 @@ func (cfg Config) resolved() (Config, error) {
 	}
 	if err := cmp.Or(checkLimit("UploadLimit", cfg.UploadLimit), checkLimit("DownloadLimit", cfg.DownloadLimit), checkGoal(cfg.SeedRatio, cfg.SeedTime, false)); err != nil {
 		return cfg, fmt.Errorf("config: %w", err)
+	}
+	if err := cmp.Or(checkHellos("AcceptHellos", cfg.AcceptHellos), checkHellos("DialHellos", cfg.DialHellos)); err != nil {
+		return cfg, err
+	}
+	cfg.AcceptHellos, cfg.DialHellos = slices.Clone(cfg.AcceptHellos), slices.Clone(cfg.DialHellos)
+	if cfg.accept = wire.HellosOf(cfg.AcceptHellos...); len(cfg.AcceptHellos) == 0 {
+		cfg.accept = wire.AllHellos
+	}
+	if cfg.MSE > MSEOnlyRC4 {
+		return cfg, fmt.Errorf("config: MSE is %d, want MSEAny or MSEOnlyRC4", cfg.MSE)
+	}
+	if n := len(cfg.Identity); n != 0 && n != ed25519.PrivateKeySize {
+		return cfg, fmt.Errorf("config: Identity has %d bytes, want an Ed25519 private key of %d", n, ed25519.PrivateKeySize)
 	}
 	if cfg.HandlerTimeout < 0 {
 		return cfg, fmt.Errorf("config: HandlerTimeout is %v, want more than 0", cfg.HandlerTimeout)

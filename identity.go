@@ -7,6 +7,7 @@ import (
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/swarm"
 	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/obfs/veil"
 	"github.com/parley-bt/parley/storage"
 )
 
@@ -38,11 +39,22 @@ func (c *Client) claim(t *Torrent, id *identity) error {
 			return fmt.Errorf("%v: %w", h, ErrTorrentExists)
 		}
 	}
+	c.nameTorrent(t, id)
+	return nil
+}
+
+// nameTorrent makes t known by its names, in plaintext and in obfuscated hellos. The caller holds c.mu.
+func (c *Client) nameTorrent(t *Torrent, id *identity) {
 	for _, h := range id.names {
 		c.torrents[h] = t
+		if t.secret == nil {
+			c.served.add(veil.Secret(h), h)
+		}
+	}
+	if t.secret != nil {
+		c.served.add(*t.secret, t.ih)
 	}
 	t.id.Store(id)
-	return nil
 }
 
 // rename gives t all names of an identity, and has it looked for under them.
@@ -65,7 +77,13 @@ func (c *Client) drop(t *Torrent) {
 	for _, h := range t.id.Load().names {
 		if c.torrents[h] == t {
 			delete(c.torrents, h)
+			if t.secret == nil {
+				c.served.remove(veil.Secret(h))
+			}
 		}
+	}
+	if t.secret != nil {
+		c.served.remove(*t.secret)
 	}
 }
 

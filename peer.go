@@ -3,6 +3,7 @@ package parley
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net"
@@ -39,11 +40,12 @@ type PeerInfo struct {
 	Client                                               string // name and version: from the extended handshake ("v"), else from the peer ID
 	Dialect                                              Dialect
 	Hello                                                Hello
-	Initiator                                            bool           // whether the peer opened the connection
-	Reserved                                             wire.Reserved  // the reserved bits of its hello
-	Listen                                               netip.AddrPort // where it says it accepts peers; zero if it did not say (BEP 10, "p")
-	Types                                                []string       // application message types it receives, sorted
-	Pieces                                               int            // how many pieces it has
+	Identity                                             ed25519.PublicKey // the key that it has proven to have, in a veiled session (EMP/1 section 5.1); nil if none
+	Initiator                                            bool              // whether the peer opened the connection
+	Reserved                                             wire.Reserved     // the reserved bits of its hello
+	Listen                                               netip.AddrPort    // where it says it accepts peers; zero if it did not say (BEP 10, "p")
+	Types                                                []string          // application message types it receives, sorted
+	Pieces                                               int               // how many pieces it has
 	Seed                                                 bool
 	Downloaded, Uploaded                                 int64   // bytes of piece data from and to it
 	DownRate, UpRate                                     float64 // bytes a second
@@ -71,7 +73,7 @@ func (p Peer) Info() PeerInfo {
 		return PeerInfo{}
 	}
 	i := p.s.sw.Info()
-	out := PeerInfo{Addr: p.s.sw.Addr(), ID: i.ID, Client: i.Client, Dialect: i.Dialect, Hello: wire.HelloPlaintext, Initiator: i.Incoming,
+	out := PeerInfo{Addr: p.s.sw.Addr(), ID: i.ID, Client: i.Client, Dialect: i.Dialect, Hello: i.Hello, Identity: i.Identity, Initiator: i.Incoming,
 		Reserved: i.Reserved, Listen: i.Listen, Types: p.Types(), Pieces: i.Pieces, Seed: i.Seed, Downloaded: i.Downloaded, Uploaded: i.Uploaded,
 		DownRate: i.DownRate, UpRate: i.UpRate, MessagesIn: p.s.mp.Received(), MessagesOut: p.s.mp.SentMessages(), MessagesRefused: p.s.mp.Refused.Load(), AmChoking: i.AmChoking,
 		AmInterested: i.AmInterested, PeerChoking: i.PeerChoking, PeerInterested: i.PeerInterested, Since: i.Since}

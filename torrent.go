@@ -17,6 +17,7 @@ import (
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/swarm"
 	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/obfs/veil"
 	"github.com/parley-bt/parley/storage"
 )
 
@@ -49,6 +50,9 @@ type TorrentOptions struct {
 	// SeedRatio and SeedTime are goals as in Config; 0 means the client's, less than 0 none.
 	SeedRatio float64
 	SeedTime  time.Duration
+	// SwarmKey, if set, makes the torrent part of a closed swarm (EMP/1 section 3): it is reached by veiled hellos that are keyed by this secret instead of the info-hash, and in no other way.
+	// Who does not have the key can neither take part nor find out that this client does. Trackers, the DHT and other peers are still told of the info-hash, unless that is turned off too.
+	SwarmKey *[32]byte
 	// Paused adds the torrent as if [Torrent.Pause] had been called.
 	Paused bool
 	// NoDownload takes part in the swarm without downloading or storing any piece: to exchange messages only.
@@ -76,9 +80,10 @@ type Torrent struct {
 	id      atomic.Pointer[identity]
 
 	up, down *peerconn.Group
-	remember bool   // what its metadata turn out to be, in Config.StateDir
-	place    *place // in the client's queue, which guards it
-	closing  bool   // guarded by the client's mutex
+	remember bool         // what its metadata turn out to be, in Config.StateDir
+	place    *place       // in the client's queue, which guards it
+	closing  bool         // guarded by the client's mutex
+	secret   *veil.Secret // of a closed swarm, nil otherwise
 
 	subs      subscribers
 	closeOnce sync.Once
@@ -129,8 +134,11 @@ type Stats struct {
 
 func newTorrent(c *Client, ih bt.InfoHash, o TorrentOptions) *Torrent {
 	t := &Torrent{client: c, ih: ih, o: o, started: make(chan struct{})}
+	if o.SwarmKey != nil {
+		t.secret = new(veil.SecretOfSwarmKey(o.SwarmKey))
+	}
 	t.hub = messaging.NewHub(messaging.Options{QueueBytes: c.cfg.ReceiveQueueBytes, HandlerTimeout: c.cfg.HandlerTimeout,
-		Logger: c.cfg.Logger.With("infohash", ih.String()), Changed: t.typesChanged, NoMux: c.cfg.NoEMP, WindowBytes: c.cfg.MessageWindowBytes,
+		Logger: c.cfg.Logger.With("infohash", ih.String()), Changed: t.typesChanged, NoMux: c.cfg.NoEMP, OfferEarly: c.takesVeil(), WindowBytes: c.cfg.MessageWindowBytes,
 		Requests: c.cfg.MaxRequests, DefaultMax: c.cfg.MaxMessageBytes, Budget: c.budget})
 	return t
 }

@@ -9,11 +9,15 @@
 //
 //	hello ──► open ──► closed        (responder: hello waits for Accept once the info-hash is known)
 //
+// Before the machine there may be an [Opening], which finds out how an incoming connection begins, or performs an obfuscated hello. The machine is told what came of it by Begin;
+// what the streams of that hello open is what it is fed, and what it puts out is sealed before it is written: both are its owner's business, so that neither holds up the other.
+//
 // What a peer asks of us (blocks, metadata) is queued here under the limits of EMP/1 section 8 and pulled by the owner when it has room to
 // write; piece data never waits in memory ahead of need.
 package peer
 
 import (
+	"crypto/ed25519"
 	"encoding/binary"
 	"time"
 
@@ -76,6 +80,8 @@ type Config struct {
 	AnswersAtOnce int
 	// Local is the torrent an initiator asks for; a responder gets it by Accept.
 	Local Local
+	// Hello is how an initiator begins; 0 means plaintext. A responder learns it, see [Machine.Begin].
+	Hello wire.Hello
 }
 
 // Local is this side's view of the torrent of a session.
@@ -95,10 +101,10 @@ type EventKind uint8
 
 // The kinds of events.
 const (
-	// EventHello: a responder knows the info-hash the peer asks for. Nothing more happens until Accept or Close is called, and the bytes that
-	// were fed stay borrowed until then.
+	// EventHello: a responder knows the info-hash the peer asks for, and after a veiled hello that the peer is there. Nothing more happens until Accept or Close is called, and the
+	// bytes that were fed stay borrowed until then.
 	EventHello EventKind = iota + 1
-	// EventOpen: both hellos are complete; dialect, peer ID and reserved bits are known.
+	// EventOpen: both hellos are complete, or after a veiled hello the peer's type exchange is there; dialect, peer ID and reserved bits are known.
 	EventOpen
 	// EventMessage: Msg has arrived and been found legal.
 	EventMessage
@@ -141,12 +147,15 @@ type Machine struct {
 	dec          classic.Decoder
 
 	// hello phase
-	helloSeen  bool // responder: EventHello was delivered
-	accepted   bool // our own hello is in the outbox
+	binding    [32]byte // of a veiled hello: what identities are bound to
+	heard      bool     // an obfuscated hello was answered
+	helloSeen  bool     // responder: EventHello was delivered
+	accepted   bool     // our own hello is in the outbox
 	openTold   bool
 	closedTold bool
 
 	// the peer
+	identity ed25519.PublicKey // proven in its first exchange; nil if it was not
 	peerID   bt.PeerID
 	reserved wire.Reserved
 	theyUse  ltep.TheyUse
@@ -205,6 +214,9 @@ func (m *Machine) Init(now time.Time, cfg Config) {
 		panic("peer: the AZMP bit must not be offered: the dialect is not spoken")
 	}
 	*m = Machine{cfg: cfg, started: now, lastRecv: now, lastSent: now, now: now, amChoking: true, peerChoking: true, largestBlock: bt.BlockBytes}
+	if cfg.Hello == wire.HelloUnknown {
+		m.cfg.Hello = wire.HelloPlaintext
+	}
 	if cfg.Role == Initiator {
 		m.setLocal(cfg.Local)
 		m.putHello()
@@ -230,8 +242,11 @@ func (m *Machine) setLocal(l Local) {
 const reservedV2 = 0x10
 
 func (m *Machine) putHello() {
-	m.out = classic.AppendHello(m.out, classic.Hello{Reserved: m.cfg.Reserved, InfoHash: m.cfg.Local.InfoHash, PeerID: m.cfg.PeerID})
 	m.accepted = true
+	if m.veiled() {
+		return // what a classic hello says is in the type exchange (EMP/1 section 6.2)
+	}
+	m.out = classic.AppendHello(m.out, classic.Hello{Reserved: m.cfg.Reserved, InfoHash: m.cfg.Local.InfoHash, PeerID: m.cfg.PeerID})
 }
 
 // Phase returns how far the session has come.
@@ -276,13 +291,22 @@ func (m *Machine) Choke() (amChoking, amInterested, peerChoking, peerInterested 
 // LastReceived returns when the last byte of the peer came.
 func (m *Machine) LastReceived() time.Time { return m.lastRecv }
 
+// Hello returns how the session began.
+func (m *Machine) Hello() wire.Hello { return m.cfg.Hello }
+
+// Identity returns the key that the peer has proven to have (EMP/1 section 5.1); nil if it has proven none. It is not to be changed.
+func (m *Machine) Identity() ed25519.PublicKey { return m.identity }
+
+// Binding returns what identities are bound to in a veiled session, zero in others.
+func (m *Machine) Binding() [32]byte { return m.binding }
+
 // Accept lets a responder answer the hello it was told of by EventHello. The InfoHash of l is not looked at: it is what the peer asked for.
 func (m *Machine) Accept(l Local) {
 	if m.phase != PhaseHello || m.accepted {
 		return
 	}
 	l.InfoHash = m.cfg.Local.InfoHash
-	if !l.InfoHashV2.IsZero() && m.reserved.V2() {
+	if !l.InfoHashV2.IsZero() && m.reserved.V2() && !m.veiled() {
 		l.InfoHash = l.InfoHashV2
 	}
 	m.setLocal(l)
@@ -324,7 +348,11 @@ func (m *Machine) Next() (Event, bool) {
 	for {
 		switch m.phase {
 		case PhaseHello:
-			ev, ok := m.nextHello()
+			next := m.nextHello
+			if m.veiled() {
+				next = m.nextVeiled
+			}
+			ev, ok := next()
 			if ok || m.phase == PhaseHello {
 				return ev, ok
 			}
@@ -413,8 +441,6 @@ func (m *Machine) nextHello() (Event, bool) {
 		}
 		h, complete, err := classic.ParseHello(b)
 		if err != nil {
-			// Until obfuscated hellos are spoken, whatever is not a plaintext hello is closed at once: deployed clients then
-			// fall back to plaintext quickly.
 			m.Close(m.protocolError(ErrBadHello, wire.KindUnknown, "not a plaintext BitTorrent hello"))
 			return Event{}, false
 		}
@@ -455,7 +481,9 @@ func (m *Machine) open() {
 		return
 	}
 	m.phase = PhaseOpen
-	m.dialect = ChooseDialect(m.cfg.Reserved, m.reserved)
+	if m.dialect = wire.DialectEMP; !m.veiled() {
+		m.dialect = ChooseDialect(m.cfg.Reserved, m.reserved)
+	}
 	m.fast = m.cfg.Reserved.Fast() && m.reserved.Fast()
 	m.quietSince = m.now
 }

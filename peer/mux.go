@@ -307,6 +307,14 @@ func (m *Machine) PeerMuxWindow() (spend, window int64) {
 	return m.mux.spend, m.mux.window
 }
 
+// TakesVeil reports whether the peer has said that it accepts veiled hellos where it listens; known is false before its exchange had the "emp" key.
+func (m *Machine) TakesVeil() (takes, known bool) {
+	if m.mux == nil {
+		return false, false
+	}
+	return m.mux.they.Veil(), m.mux.they.Known()
+}
+
 // MuxLimits returns what the peer has advertised: its window, and how many unanswered requests it takes; false without mux frames.
 func (m *Machine) MuxLimits() (window uint32, requests int, ok bool) {
 	if m.mux == nil || !m.mux.they.Known() {

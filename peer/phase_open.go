@@ -314,6 +314,9 @@ func (m *Machine) handleExchange(payload []byte) (wire.Message, error) {
 		return nil, m.protocolError(ErrBadTypeExchange, wire.KindExchange, "more than %d in one session", wire.MaxExchanges)
 	}
 	e, err := ltep.ParseExchange(payload)
+	if err != nil && m.veiled() {
+		return nil, m.protocolError(ErrBadTypeExchange, wire.KindExchange, "%v", err)
+	}
 	if err != nil {
 		return nil, nil // a malformed one is ignored in this dialect
 	}

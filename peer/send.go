@@ -159,9 +159,10 @@ func (m *Machine) NextApp() (n int) {
 
 // SendExchange puts a type exchange into the outbox; use is the table that it announces, and holds from now on. The errors are [ErrNotOpen], [ErrUnsupported] (the peer does not speak
 // the extension protocol), [ErrTooManyExchanges], [ErrMessageTooLarge] (its dictionary exceeds [wire.MaxExchangeSent]), with all of which nothing has happened; and
-// [ErrControlBacklog], which has closed the session (EMP/1 section 7.5 counts exchanges among the answers).
+// [ErrControlBacklog], which has closed the session (EMP/1 section 7.5 counts exchanges among the answers). After a veiled hello it is the first that an initiator sends, before the
+// session is open.
 func (m *Machine) SendExchange(e *ltep.Exchange, use *WeUse) error {
-	if m.phase != PhaseOpen {
+	if m.phase != PhaseOpen && !(m.phase == PhaseHello && m.veiled() && m.cfg.Role == Initiator && m.heard) {
 		return ErrNotOpen
 	}
 	if !m.extended() {
@@ -229,7 +230,7 @@ func (m *Machine) AppBytes() (in, gone, fragments int64) { return m.appEnd, m.ap
 
 // extended reports whether the session has the extension protocol (BEP 10).
 func (m *Machine) extended() bool {
-	return m.dialect == wire.DialectLTEP || m.dialect == wire.DialectEMP
+	return m.dialect == wire.DialectLTEP || m.dialect == wire.DialectEMP || m.veiled()
 }
 
 // HasUploads reports whether the peer waits for something it asked for: see [Machine.NextUpload].

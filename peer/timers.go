@@ -30,6 +30,9 @@ func (m *Machine) Deadline() time.Time {
 	return time.Time{}
 }
 
+// HelloEnd returns when the time for the hellos is over, or was.
+func (m *Machine) HelloEnd() time.Time { return m.started.Add(m.cfg.HelloTimeout) }
+
 // Advance does what time demands: it closes a session that took too long, sends a keep-alive, and gives back the buffers of a quiet one, which it
 // reports: the owner may have something to give back too.
 func (m *Machine) Advance(now time.Time) (trimmed bool) {
@@ -69,7 +72,7 @@ func (m *Machine) Excuse(now time.Time) {
 }
 
 func (m *Machine) awaitsFirstAnswer() bool {
-	return m.cfg.Role == Initiator && len(m.partial) == 0 && m.phase == PhaseHello
+	return m.cfg.Role == Initiator && !m.heard && len(m.partial) == 0 && m.phase == PhaseHello
 }
 
 func (m *Machine) quietFrom() time.Time {

@@ -32,7 +32,7 @@ func (d Dialect) String() string {
 // Hello is how a session began (EMP/1 section 2).
 type Hello uint8
 
-// The hellos. Only plaintext is spoken yet.
+// The hellos.
 const (
 	HelloUnknown Hello = iota
 	HelloPlaintext
@@ -52,6 +52,23 @@ func (h Hello) String() string {
 	}
 	return "unknown"
 }
+
+// Hellos is a set of hellos.
+type Hellos uint8
+
+// AllHellos is every hello there is.
+const AllHellos Hellos = 1<<HelloPlaintext | 1<<HelloMSE | 1<<HelloVeil
+
+// HellosOf returns the set of some hellos.
+func HellosOf(hs ...Hello) (s Hellos) {
+	for _, h := range hs {
+		s |= 1 << h
+	}
+	return s
+}
+
+// Has reports whether h is in the set.
+func (s Hellos) Has(h Hello) bool { return s&(1<<h) != 0 }
 
 // Reserved is the eight reserved bytes of a classic hello (BEP 3).
 type Reserved [8]byte
@@ -73,3 +90,10 @@ func (r Reserved) Fast() bool { return r.has(7, 0x04) }
 
 // V2 reports the v2 upgrade bit (BEP 52).
 func (r Reserved) V2() bool { return r.has(7, 0x10) }
+
+// Veiled returns the bits as they count after a veiled hello: which dialect is spoken is settled there (EMP/1 section 6.2, "rb").
+func (r Reserved) Veiled() Reserved {
+	r[0] &^= 0x80
+	r[5] &^= 0x13
+	return r
+}

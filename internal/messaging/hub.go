@@ -73,6 +73,7 @@ type Options struct {
 	QueueBytes     int           // bound of what waits for handlers, per peer
 	HandlerTimeout time.Duration // of a handler's context
 	NoMux          bool          // offer no mux frames
+	OfferEarly     bool          // offer mux frames before there is a type: what the first exchange does not have of them no later one adds (EMP/1 section 6.2)
 	WindowBytes    int           // "win"; 0: as much as the types need, and DefaultWindow at least
 	Requests       int           // "req": how many unanswered requests a peer may have; negative: none
 	DefaultMax     int           // "max": what MaxBytes usually is
@@ -174,7 +175,7 @@ const DefaultWindow = 1 << 20
 // NewHub returns a hub without types.
 func NewHub(o Options) *Hub {
 	h := &Hub{o: o, types: make(map[string]*Type), ids: make(map[string]uint8), muxIDs: make(map[string]uint16), use: newUse()}
-	h.byMux.Store(new([]*Type))
+	h.rebuild()
 	h.end, h.stop = context.WithCancel(context.Background())
 	return h
 }
@@ -344,7 +345,10 @@ func (h *Hub) rebuild() {
 	for i := range h.ours {
 		largest = max(largest, int(h.ours[i].MaxLen))
 	}
-	if len(h.ours) > 0 {
+	if len(h.ours) > 0 || h.o.OfferEarly && !h.o.NoMux {
+		if len(h.ours) == 0 {
+			largest = wire.MaxMessage // whatever comes later must fit into a window that never grows
+		}
 		window := h.o.WindowBytes
 		if window <= 0 {
 			// So many of the largest that their sender need not wait for each one's handler; fewer of the very large, with room for small ones beside, which would wait with
@@ -368,7 +372,7 @@ func (h *Hub) typeOf(id uint16) *Type {
 }
 
 // Exchange returns the entries of "m" for a type exchange, withdrawn names with 0 among them (EMP/1 section 6.1), the table they announce, and the "emp" key, nil until
-// there was a type (section 6.2).
+// there was a type (section 6.2), unless it is offered early.
 func (h *Hub) Exchange() ([]ltep.Entry, *peer.WeUse, []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -366,7 +366,7 @@ func TestTimersInAnyOrder(t *testing.T) {
 			t.Cleanup(func() { b.Close() })
 			o := &one{s: &side{}, began: time.Now(), after: time.Duration(1+rng.IntN(30_000)) * time.Millisecond, early: rng.IntN(3) == 0}
 			o.s.opts = Options{Host: o.s, Timers: timers, Group: &o.s.group, SendQueueBytes: 1, Now: time.Now}
-			o.s.conn = Start(a, &o.s.opts, peer.Config{Role: peer.Responder, PeerID: ourID, HelloTimeout: o.after, KeepAlive: time.Minute}, nil)
+			o.s.conn = Start(a, &o.s.opts, peer.Config{Role: peer.Responder, PeerID: ourID, HelloTimeout: o.after, KeepAlive: time.Minute}, nil, nil)
 			all = append(all, o)
 			time.Sleep(time.Duration(rng.IntN(50)) * time.Millisecond)
 		}

@@ -20,6 +20,8 @@ import (
 
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/blockbuf"
+	"github.com/parley-bt/parley/obfs"
+	"github.com/parley-bt/parley/obfs/veil"
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
@@ -44,6 +46,8 @@ const (
 
 // A Session is what a connection belongs to: one torrent's view of one peer. Its methods are called from the connection's goroutines.
 type Session interface {
+	// Veiled is called once, on the read loop, when a veiled hello of ours has been answered, before Open: the session sends its type exchange, which the machine then takes.
+	Veiled(c *Conn)
 	// Open is called once, on the read loop, when both hellos are complete, before any Deliver.
 	Open(c *Conn)
 	// App is called for each application message, in order, with the connection locked: it must copy payload, must not block and must not
@@ -77,8 +81,14 @@ type Session interface {
 
 // A Host owns the incoming connections that have no session yet.
 type Host interface {
-	// Accept finds the session for a connection that asks for ih. An error closes the connection.
-	Accept(c *Conn, ih bt.InfoHash) (Session, peer.Local, error)
+	// Accept finds the session for a connection that asks for ih by the given hello. An error closes the connection.
+	Accept(c *Conn, hello wire.Hello, ih bt.InfoHash) (Session, peer.Local, error)
+	// Scan finds the secret that a veiled hello was made for, and the torrent; nil if there is none. It may wait for its turn. An error has the connection drain.
+	Scan(c *Conn, hello *[veil.HelloBytes]byte) (*veil.Secret, bt.InfoHash, error)
+	// KeyExchange waits until a key exchange of MSE may be made. An error has the connection drain.
+	KeyExchange(c *Conn) error
+	// SKEY finds what [mse.Req2] makes hash of; false if no torrent has it.
+	SKEY(hash [20]byte) (skey [20]byte, ok bool)
 	// Refused is called once, last, for a connection that ended before it had a session.
 	Refused(c *Conn, err error)
 }
@@ -91,6 +101,7 @@ type Options struct {
 	SendQueueBytes int             // bound of the application messages that wait to be written to one peer
 	Now            func() time.Time
 	Ended          func(c *Conn) // if set: called once, last, for each connection, after Session.Closed or Host.Refused
+	Drains         *Drains       // where connections drain; nil: they are closed instead
 }
 
 // Conn is one connection. Its methods are safe for concurrent use.
@@ -102,8 +113,16 @@ type Conn struct {
 	write  func() // c.writeLoop, made once so that starting it allocates nothing
 	read   func() // c.readLoop, likewise
 
+	opening *peer.Opening // before the streams are known; the read loop's, which makes it nil with the lock held
+	opener  obfs.Opener   // of an obfuscated connection; the read loop's
+	asked   bt.InfoHash   // the torrent of a veiled hello; the read loop's
+	told    bool          // the session, or the host, has been told of the end; the read loop's
+
 	mu       sync.Mutex
 	m        peer.Machine
+	sealer   obfs.Sealer // of an obfuscated connection; used by who writes, set before
+	draining bool        // nothing is delivered or sent any more; see Drains
+	drainEnd time.Time   // when a draining connection is closed
 	session  Session
 	writing  bool          // a write loop runs
 	corked   bool          // the read loop handles what came: what that makes us send goes out in one write afterwards
@@ -152,18 +171,20 @@ type flusher struct {
 }
 
 // Start runs a connection until it ends. o is shared and must not change; s is the session of an outgoing connection, nil for an incoming one, which gets
-// its session from o.Host.
-func Start(nc net.Conn, o *Options, cfg peer.Config, s Session) *Conn {
+// its session from o.Host. oc says how the connection begins, if not in plaintext alone; its Role and IA are filled in.
+func Start(nc net.Conn, o *Options, cfg peer.Config, oc *peer.OpeningConfig, s Session) *Conn {
 	c := &Conn{nc: nc, o: o, session: s, timerPos: -1, burst: burst{bytes: blockbuf.LargeBytes}}
 	cfg.SendQueueBytes, cfg.AnswersAtOnce = o.SendQueueBytes, answersAtOnce
 	c.addr = addrPort(nc.RemoteAddr())
 	c.write, c.read = c.writeLoop, c.readLoop
 	c.reader.init(nc)
-	c.m.Init(o.Now(), cfg)
 	o.Group.Add(1)
 	c.mu.Lock()
-	c.kick()
-	c.schedule()
+	c.m.Init(o.Now(), cfg)
+	if oc != nil {
+		c.begin(*oc, cfg.Role)
+	}
+	c.after()
 	c.mu.Unlock()
 	go c.read()
 	return c
@@ -256,6 +277,9 @@ func (c *Conn) kick() {
 // schedule sees to it that Timers calls at the machine's deadline or before. The lock is held.
 func (c *Conn) schedule() {
 	d := c.m.Deadline()
+	if c.draining {
+		d = c.drainEnd
+	}
 	if stall := c.writeSince.Add(writeStall); !c.writeSince.IsZero() && stall.Before(d) {
 		d = stall
 	}
@@ -270,6 +294,13 @@ func (c *Conn) tick(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.timerAt = time.Time{}
+	if c.draining {
+		if !now.Before(c.drainEnd) {
+			c.fail(net.ErrClosed)
+			return
+		}
+		c.schedule()
+	}
 	if c.m.Phase() == peer.PhaseClosed {
 		return
 	}
@@ -321,7 +352,7 @@ func (c *Conn) Close(err error) {
 
 // shut puts an end to the connection after the machine has closed. The lock is held; it is called any number of times.
 func (c *Conn) shut() {
-	if c.graceful || c.netErr != nil {
+	if c.graceful || c.draining || c.netErr != nil {
 		return
 	}
 	if c.session != nil {
@@ -500,11 +531,14 @@ func (c *Conn) writeLoop() {
 	defer c.o.Group.Done()
 	large := blockbuf.GetLarge()
 	defer large.Release()
+	var sealed sealing
+	defer sealed.release()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.burst.begin(c.o.Now())
 	for {
 		out := c.unsent
+		var sealer obfs.Sealer
 		if c.unsent = nil; len(out) == 0 {
 			if !c.ready() {
 				break
@@ -517,9 +551,10 @@ func (c *Conn) writeLoop() {
 				c.mu.Lock()
 				c.writeSince = time.Time{}
 			}
-			out = c.gather(large.Bytes()[:0])
+			sealer = c.sealer
+			out = c.gather(roomFor(large.Bytes(), sealer))
 		}
-		if len(out) == 0 {
+		if len(out) <= headroom(sealer) {
 			break
 		}
 		c.wake(false)
@@ -527,6 +562,7 @@ func (c *Conn) writeLoop() {
 		c.writeSince = c.o.Now()
 		c.schedule()
 		c.mu.Unlock()
+		out = sealed.seal(sealer, out)
 		_, err := c.nc.Write(out)
 		c.mu.Lock()
 		fast := c.burst.fast
@@ -570,7 +606,7 @@ func (c *Conn) wrote(m mark) {
 // gather collects what to write next behind buf: control first, then messages and pieces in turn with equal shares by bytes (EMP/1 section 7.4), as far as the burst and the
 // rate reach; one of them at least. The lock is held, and released while a block is read.
 func (c *Conn) gather(buf []byte) []byte {
-	now := c.o.Now()
+	now, head := c.o.Now(), len(buf)
 	out := c.m.AppendOutput(now, buf, 0)
 	paid, held := 0, false
 	for first := true; ; first = false {
@@ -633,7 +669,7 @@ func (c *Conn) gather(buf []byte) []byte {
 			}
 		}
 	}
-	c.chargeUp(len(out) - paid)
+	c.chargeUp(len(out) - head - paid)
 	return out
 }
 
@@ -692,12 +728,14 @@ func (c *Conn) uploadHashes(u peer.Upload) {
 // readLoop reads until the connection ends, and reports the end.
 func (c *Conn) readLoop() {
 	for {
-		if c.session != nil {
+		if c.session != nil && !c.told {
 			c.reader.setMost(c.session.DownloadGroup().readMost())
 		}
 		buf, n, err := c.reader.read()
 		if n > 0 {
-			c.pace(n, c.handle(buf, n))
+			if payload := c.handle(buf, n); !c.told {
+				c.pace(n, payload)
+			}
 		} else if buf != nil {
 			buf.Release()
 		}
@@ -712,13 +750,81 @@ func (c *Conn) readLoop() {
 	}
 }
 
-// handle feeds what was read to the machine, and the machine's events to the session. It returns how many bytes of blocks there were.
+// intake is what one read has brought.
+type intake struct {
+	batch   *Batch
+	apps    bool
+	payload int // bytes of blocks
+}
+
+// handle feeds what was read to the machine, through what the hello was about, and the machine's events to the session. It returns how many bytes of blocks there were.
 func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
-	var batch *Batch
-	apps := false
+	b := buf.Bytes()[:n]
+	var kept []byte
+	if c.told { // it drains
+		buf.Release()
+		return 0
+	}
+	if c.opening != nil {
+		var ok bool
+		if kept, b, ok = c.open(b); !ok {
+			buf.Release()
+			return 0
+		}
+	}
+	var in intake
 	c.mu.Lock()
 	c.corked = true
-	c.m.Feed(c.o.Now(), buf.Bytes()[:n])
+	if len(kept) > 0 {
+		c.feed(kept, &in)
+	}
+	for len(b) > 0 && c.m.Phase() != peer.PhaseClosed {
+		plain := b
+		if b = nil; c.opener != nil {
+			var err error
+			c.mu.Unlock() // nobody waits for a cipher
+			plain, b, err = c.opener.Open(plain)
+			c.mu.Lock()
+			if err != nil {
+				c.drain(err)
+				break
+			}
+		}
+		if len(plain) > 0 {
+			c.feed(plain, &in)
+		}
+	}
+	if c.m.Phase() == peer.PhaseClosed && c.quietly() {
+		c.drain(c.m.Err())
+	}
+	batch, apps := in.batch, in.apps
+	c.corked = false
+	c.busy = batch != nil || apps
+	c.answer(buf.Bytes())
+	c.after()
+	drains := c.draining
+	c.mu.Unlock()
+	buf.Release() // before anything blocks
+	if batch != nil {
+		c.session.Deliver(c, batch)
+	}
+	if apps {
+		c.session.AppsDone()
+	}
+	if batch != nil || apps {
+		c.mu.Lock()
+		c.busy = false
+		c.mu.Unlock()
+	}
+	if drains {
+		c.beginDraining()
+	}
+	return in.payload
+}
+
+// feed gives the machine what was opened, and does what comes of it. The lock is held, and released while others are asked.
+func (c *Conn) feed(b []byte, in *intake) {
+	c.m.Feed(c.o.Now(), b)
 	for {
 		ev, ok := c.m.Next()
 		if !ok && c.m.Paused() {
@@ -730,9 +836,9 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
 		}
 		switch ev.Kind {
 		case peer.EventHello:
-			ih := c.m.InfoHash()
+			hello, ih := c.m.Hello(), c.m.InfoHash()
 			c.mu.Unlock()
-			s, local, err := c.o.Host.Accept(c, ih)
+			s, local, err := c.o.Host.Accept(c, hello, ih)
 			c.mu.Lock()
 			if err != nil {
 				c.m.Close(err)
@@ -746,60 +852,46 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
 			c.mu.Lock()
 		case peer.EventMux:
 			c.session.Mux(&c.m, ev.Mux)
-			apps = true
+			in.apps = true
 		case peer.EventMessage:
 			c.tellShared()
 			if x, ok := ev.Msg.(*wire.Extended); ok {
 				c.session.App(x.ID, x.Payload)
-				apps = true
+				in.apps = true
 				break
 			}
 			if x, ok := ev.Msg.(*wire.Piece); ok {
-				payload += len(x.Data)
+				in.payload += len(x.Data)
 			}
-			if batch == nil {
-				batch = newBatch()
+			if in.batch == nil {
+				in.batch = newBatch()
 			}
-			batch.add(&c.m, ev.Msg)
-			if batch.full() {
-				c.handOver(batch)
-				batch = nil
+			in.batch.add(&c.m, ev.Msg)
+			if in.batch.full() {
+				c.handOver(in.batch)
+				in.batch = nil
 			}
 		}
 	}
-	c.corked = false
-	c.busy = batch != nil || apps
-	c.answer(buf.Bytes()[:0])
-	c.after()
-	c.mu.Unlock()
-	buf.Release() // before anything blocks
-	if batch == nil && !apps {
-		return payload
-	}
-	if batch != nil {
-		c.session.Deliver(c, batch)
-	}
-	if apps {
-		c.session.AppsDone()
-	}
-	c.mu.Lock()
-	c.busy = false
-	c.mu.Unlock()
-	return payload
 }
 
 // answer writes what the machine has to say to what was just read, from the read loop itself if the socket takes it: a writer of its own would cost more than
 // so few bytes. Blocks are left to the writer, since reading them may block. buf is borrowed. The lock is held, and released while writing.
 func (c *Conn) answer(buf []byte) {
-	if c.writing || c.netErr != nil || c.m.Phase() != peer.PhaseOpen || !c.reader.parks() || c.m.HasUploads() || !c.m.HasOutput() {
+	if c.writing || c.draining || len(c.unsent) > 0 || c.netErr != nil || c.m.Phase() != peer.PhaseOpen || !c.reader.parks() || c.m.HasUploads() || !c.m.HasOutput() {
 		return
 	}
 	c.writing = true
-	out := c.m.AppendOutput(c.o.Now(), buf, min(c.burst.bytes, cap(buf)))
-	c.chargeUp(len(out))
+	sealer := c.sealer
+	buf = roomFor(buf, sealer)
+	out := c.m.AppendOutput(c.o.Now(), buf, min(c.burst.bytes, cap(buf)-len(buf)))
+	c.chargeUp(len(out) - len(buf))
 	c.wake(false)
 	gone := c.gone()
 	c.mu.Unlock()
+	var sealed sealing
+	defer sealed.release()
+	out = sealed.seal(sealer, out)
 	n, err := c.reader.writeNow(out)
 	c.mu.Lock()
 	switch {
@@ -821,7 +913,7 @@ func (c *Conn) answer(buf []byte) {
 // relieve writes the answers that pile up, or waits a moment for the writer to take them. The lock is held, and released meanwhile.
 func (c *Conn) relieve() {
 	buf := blockbuf.GetLarge()
-	c.answer(buf.Bytes()[:0])
+	c.answer(buf.Bytes())
 	buf.Release()
 	c.corked = false
 	c.after()
@@ -883,15 +975,29 @@ func (c *Conn) finish(end error) {
 		c.m.Close(&ioError{"read", end})
 	}
 	c.fail(end)
-	err, s := c.m.Err(), c.session
 	c.o.Timers.drop(c)
+	c.mu.Unlock()
+	c.tell()
+	if c.o.Drains != nil {
+		c.o.Drains.drop(c)
+	}
+	if c.o.Ended != nil {
+		c.o.Ended(c)
+	}
+}
+
+// tell tells the session, or the host if there is none, of the end. It is the read loop's.
+func (c *Conn) tell() {
+	if c.told {
+		return
+	}
+	c.told = true
+	c.mu.Lock()
+	err, s := c.m.Err(), c.session
 	c.mu.Unlock()
 	if s != nil {
 		s.Closed(c, err)
 	} else if c.o.Host != nil {
 		c.o.Host.Refused(c, err)
-	}
-	if c.o.Ended != nil {
-		c.o.Ended(c)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/rawpeer"
 	"github.com/parley-bt/parley/internal/simnet"
+	"github.com/parley-bt/parley/obfs/mse"
+	"github.com/parley-bt/parley/obfs/veil"
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/ltep"
@@ -53,6 +55,10 @@ type side struct {
 	conn   *Conn
 	opened chan struct{}
 
+	opening         *peer.OpeningConfig
+	onVeiled        func(*Conn)
+	scanErr, keyErr error
+
 	mu          sync.Mutex
 	ends        []error // of Closed and Refused
 	kinds       []wire.Kind
@@ -70,6 +76,30 @@ func (s *side) Open(c *Conn) {
 		s.onOpen(c)
 	}
 	close(s.opened)
+}
+
+func (s *side) Veiled(c *Conn) {
+	if s.onVeiled != nil {
+		s.onVeiled(c)
+	}
+}
+
+func (s *side) Scan(_ *Conn, hello *[veil.HelloBytes]byte) (*veil.Secret, bt.InfoHash, error) {
+	if s.scanErr != nil {
+		return nil, bt.InfoHash{}, s.scanErr
+	}
+	secret := veil.Secret(infoHash)
+	if veil.Find(hello[:], []veil.Secret{secret}) < 0 {
+		return nil, bt.InfoHash{}, nil
+	}
+	return &secret, infoHash, nil
+}
+
+func (s *side) KeyExchange(*Conn) error { return s.keyErr }
+
+func (s *side) SKEY(hash [20]byte) ([20]byte, bool) {
+	skey := [20]byte(infoHash)
+	return skey, hash == mse.Req2(&skey)
 }
 
 func (s *side) App(_ uint8, payload []byte) {
@@ -143,7 +173,7 @@ func (s *side) Hashes(dst []byte, span wire.HashSpan) ([]byte, error) {
 
 func (s *side) Closed(_ *Conn, err error) { s.ended(err) }
 
-func (s *side) Accept(_ *Conn, ih bt.InfoHash) (Session, peer.Local, error) {
+func (s *side) Accept(_ *Conn, _ wire.Hello, ih bt.InfoHash) (Session, peer.Local, error) {
 	if ih != infoHash {
 		return nil, peer.Local{}, peer.ErrUnknownTorrent
 	}
@@ -171,7 +201,8 @@ func (s *side) start(t testing.TB, nc net.Conn, change ...func(*peer.Config)) *s
 	if queue == 0 {
 		queue = 1 << 20
 	}
-	s.opts = Options{Host: s, Timers: timers, Group: &s.group, SendQueueBytes: queue, Now: now}
+	drains := s.opts.Drains
+	s.opts = Options{Drains: drains, Host: s, Timers: timers, Group: &s.group, SendQueueBytes: queue, Now: now}
 	cfg := peer.Config{Role: peer.Responder, PeerID: ourID, Reserved: rawpeer.LTEP, HelloTimeout: 20 * time.Second, KeepAlive: 80 * time.Second}
 	for _, f := range change {
 		f(&cfg)
@@ -182,7 +213,7 @@ func (s *side) start(t testing.TB, nc net.Conn, change ...func(*peer.Config)) *s
 	}
 	var run sync.WaitGroup
 	run.Go(func() { timers.Run(stop) })
-	s.conn = Start(nc, &s.opts, cfg, own)
+	s.conn = Start(nc, &s.opts, cfg, s.opening, own)
 	t.Cleanup(func() {
 		s.conn.Close(nil)
 		s.group.Wait()

@@ -239,6 +239,12 @@ func (g *Group) limited() bool { return g != nil && (g.rate.Load() != 0 || g.s.r
 
 // ready reports whether there is something to write now: blocks that wait for their turn do not count. The lock is held.
 func (c *Conn) ready() bool {
+	if len(c.unsent) > 0 {
+		return true
+	}
+	if c.opening != nil || c.draining {
+		return false
+	}
 	if c.up != nil && c.up.held {
 		return c.m.HasUrgentOutput()
 	}

@@ -21,6 +21,7 @@ type candidate struct {
 	source   dialguard.Source
 	busy     bool // being dialled or connected
 	failures int  // of an address that others named: not 0 if it failed
+	ladder   ladder
 	next     time.Time
 }
 
@@ -119,7 +120,7 @@ func (t *Torrent) dial(now time.Time) {
 		for _, c := range t.candidates {
 			switch {
 			case c.busy || now.Before(c.next) || t.bans.avoids(now, c.addr):
-			case c.learned(): // its rest is over: it queues behind what its source named meanwhile. The policy has been asked
+			case c.learned() && !c.ladder.under(): // its rest is over: it queues behind what its source named meanwhile. The policy has been asked
 				t.forget(c)
 				t.pool.Add(now, c.source, t.cfg.Policy, netpolicy.Loopback, c.addr)
 			case again != (c.failures > 0), full && !t.mayWeigh(now):
@@ -226,6 +227,7 @@ func (t *Torrent) forget(c *candidate) {
 // start dials an address. A place has been taken.
 func (t *Torrent) start(c *candidate) {
 	c.busy = true
+	c.ladder.begin(t, c.addr)
 	t.dialing++
 	t.group.Go(func() {
 		ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
@@ -267,7 +269,8 @@ func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 	if l := &cfg.Local; c.failures%2 == 1 && !l.InfoHashV2.IsZero() {
 		l.InfoHash = l.InfoHashV2 // who knows a hybrid torrent in its v2 form alone does not answer to the other
 	}
-	pc := peerconn.Start(nc, t.cfg.Conn, cfg, p)
+	cfg.Hello = c.ladder.hello()
+	pc := peerconn.Start(nc, t.cfg.Conn, cfg, t.openingOf(cfg), p)
 	if !t.greeting.begin(p, pc) {
 		pc.Close(peer.ErrUnknownTorrent) // unreachable: only the owner closes, and it runs this
 	}
@@ -299,6 +302,7 @@ func (t *Torrent) dialFailed(c *candidate, err error) {
 		c.busy = false
 		return
 	}
+	c.ladder = ladder{}
 	t.failed(c, t.cfg.Now())
 	t.notifyFailed(c, err)
 }
@@ -323,11 +327,15 @@ func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 		t.forget(c)
 		return
 	}
+	if p.opened.Load() {
+		c.ladder = ladder{}
+	}
 	if p.opened.Load() && now.Sub(p.since) > time.Minute {
 		c.failures = 0
 		t.backoff.Succeeded(c.addr)
 	}
 	switch {
+	case !p.opened.Load() && helloFailed(err) && t.nextHello(c, p.heard, now):
 	case errors.Is(err, peer.ErrSelfConnection):
 		t.ban(c, now.Add(selfRetry))
 	case peer.FaultOf(err) == peer.FaultPeer:

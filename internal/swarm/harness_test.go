@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"errors"
+	"flag"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -20,6 +21,8 @@ import (
 	"github.com/parley-bt/parley/internal/rawpeer"
 	"github.com/parley-bt/parley/internal/simnet"
 	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/obfs/mse"
+	"github.com/parley-bt/parley/obfs/veil"
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/storage"
 	"github.com/parley-bt/parley/wire"
@@ -94,17 +97,18 @@ type node struct {
 	hub   *messaging.Hub
 	store storage.Storage
 
-	conn   peerconn.Options
-	up     *peerconn.Shaper // see uploading and downloading
-	down   *peerconn.Shaper
-	conns  sync.WaitGroup
-	run    sync.WaitGroup
-	accept sync.WaitGroup
-	ln     net.Listener
-	stop   chan struct{}
-	closed bool
-	only   bt.InfoHash // if set, no other is answered to
-	later  []func()    // once the torrent runs
+	conn    peerconn.Options
+	up      *peerconn.Shaper // see uploading and downloading
+	down    *peerconn.Shaper
+	conns   sync.WaitGroup
+	run     sync.WaitGroup
+	accept  sync.WaitGroup
+	ln      net.Listener
+	stop    chan struct{}
+	closed  bool
+	accepts *peer.OpeningConfig
+	only    bt.InfoHash // if set, no other is answered to
+	later   []func()    // once the torrent runs
 
 	wrap    func(net.Conn) net.Conn     // if set, comes around what is accepted
 	refused func(netip.AddrPort, error) // if set, is told of connections that never had a session
@@ -122,7 +126,55 @@ type dial struct {
 
 var _ peerconn.Host = (*node)(nil)
 
-func (n *node) Accept(c *peerconn.Conn, ih bt.InfoHash) (peerconn.Session, peer.Local, error) {
+// testHello is the hello with which all nodes dial: every story of this package can be told over every transport.
+var testHello = flag.String("hello", "plaintext", "plaintext, mse or veil: how nodes of tests begin")
+
+// oneHello dials with one hello alone.
+type oneHello wire.Hello
+
+func (h oneHello) Steps(time.Time, netip.AddrPort) []wire.Hello     { return []wire.Hello{wire.Hello(h)} }
+func (oneHello) Worked(time.Time, netip.AddrPort, wire.Hello)       {}
+func (oneHello) Says(_ time.Time, _ netip.AddrPort, takesVeil bool) {}
+
+// helloOf returns the hellos of testHello; nil for plaintext.
+func helloOf(name string) Hellos {
+	switch name {
+	case wire.HelloMSE.String():
+		return oneHello(wire.HelloMSE)
+	case wire.HelloVeil.String():
+		return oneHello(wire.HelloVeil)
+	}
+	return nil
+}
+
+func (n *node) secrets() []veil.Secret {
+	all := []veil.Secret{veil.Secret(n.w.ih)}
+	if !n.w.v2.IsZero() {
+		all = append(all, veil.Secret(n.w.v2.Truncated()))
+	}
+	return all
+}
+
+func (n *node) Scan(_ *peerconn.Conn, hello *[veil.HelloBytes]byte) (*veil.Secret, bt.InfoHash, error) {
+	all := n.secrets()
+	if i := veil.Find(hello[:], all); i >= 0 {
+		return &all[i], bt.InfoHash(all[i]), nil
+	}
+	return nil, bt.InfoHash{}, nil
+}
+
+func (n *node) KeyExchange(*peerconn.Conn) error { return nil }
+
+func (n *node) SKEY(hash [20]byte) ([20]byte, bool) {
+	for _, s := range n.secrets() {
+		if skey := [20]byte(s); mse.Req2(&skey) == hash {
+			return skey, true
+		}
+	}
+	return [20]byte{}, false
+}
+
+func (n *node) Accept(c *peerconn.Conn, _ wire.Hello, ih bt.InfoHash) (peerconn.Session, peer.Local, error) {
 	if ih != n.w.ih && (n.w.v2.IsZero() || ih != n.w.v2.Truncated()) || n.only != (bt.InfoHash{}) && ih != n.only {
 		return nil, peer.Local{}, peer.ErrUnknownTorrent
 	}
@@ -171,6 +223,9 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 			n.mu.Unlock()
 		},
 	}
+	if cfg.Hellos = helloOf(*testHello); cfg.Hellos != nil {
+		n.accepts = &peer.OpeningConfig{Accept: wire.AllHellos}
+	}
 	for _, f := range options {
 		f(n, &cfg)
 	}
@@ -192,7 +247,7 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 				nc = n.wrap(nc)
 			}
 			peerconn.Start(nc, &n.conn, peer.Config{Role: peer.Responder, PeerID: cfg.PeerID, Reserved: ReservedWith(cfg.OnDHTNode != nil), HelloTimeout: peer.MinHelloTimeout,
-				KeepAlive: peer.MinKeepAlive}, nil)
+				KeepAlive: peer.MinKeepAlive}, n.accepts, nil)
 		}
 	})
 	w.t.Cleanup(n.close)

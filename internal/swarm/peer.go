@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"io"
 	"maps"
@@ -34,10 +35,13 @@ type Peer struct {
 	candidate *candidate // nil for incoming connections
 	half      bool       // counted in halfOpen
 	incoming  bool
+	heard     bool   // the first part of an answer to our obfuscated hello has come; set before the owner is told of the end
 	helloDone func() // called by the read loop; nil for outgoing connections and once called
 
 	// Set when the session opens, then read by anyone.
 	id        bt.PeerID
+	hello     wire.Hello
+	identity  ed25519.PublicKey // proven; nil if none was
 	reserved  wire.Reserved
 	namedPort bool // it has said where its DHT node is
 	dialect   wire.Dialect
@@ -143,6 +147,7 @@ func (t *Torrent) local() peer.Local {
 func (p *Peer) Open(c *peerconn.Conn) {
 	c.Do(func(m *peer.Machine) {
 		p.id, p.reserved, p.dialect, p.fast, p.v2 = m.PeerID(), m.Reserved(), m.Dialect(), m.Fast(), m.V2()
+		p.hello, p.identity = m.Hello(), m.Identity()
 	})
 	p.endHello()
 	p.conn = c
@@ -241,8 +246,9 @@ func (p *Peer) UploadGroup() *peerconn.Group { return p.t.cfg.Up }
 func (p *Peer) DownloadGroup() *peerconn.Group { return p.t.cfg.Down }
 
 // Closed implements [peerconn.Session].
-func (p *Peer) Closed(_ *peerconn.Conn, err error) {
+func (p *Peer) Closed(c *peerconn.Conn, err error) {
 	p.endHello()
+	p.heard = c.Heard()
 	p.t.post(envelope{kind: envClosed, p: p, err: err})
 }
 
@@ -270,6 +276,8 @@ type Info struct {
 	ID                  bt.PeerID
 	Client              string
 	Dialect             wire.Dialect
+	Hello               wire.Hello
+	Identity            ed25519.PublicKey
 	Reserved            wire.Reserved
 	Incoming            bool
 	Listen              netip.AddrPort
@@ -287,7 +295,7 @@ type Info struct {
 
 // Info returns what is known about the peer now.
 func (p *Peer) Info() Info {
-	i := Info{ID: p.id, Dialect: p.dialect, Reserved: p.reserved, Incoming: p.incoming, Since: p.since, Uploaded: p.uploaded.Load()}
+	i := Info{ID: p.id, Dialect: p.dialect, Hello: p.hello, Identity: p.identity, Reserved: p.reserved, Incoming: p.incoming, Since: p.since, Uploaded: p.uploaded.Load()}
 	fill := func() {
 		now := p.t.cfg.Now()
 		i.Client = p.exchange.Client
@@ -449,6 +457,7 @@ func (t *Torrent) opened(p *Peer) {
 	p.chokeSince = p.since
 	p.opened.Store(true)
 	if c := p.candidate; c != nil {
+		t.helloWorked(c, p.hello)
 		t.answered(c)
 		t.joinPEX(p)
 	}
@@ -532,6 +541,9 @@ func (t *Torrent) peerHas(p *Peer, has *bitfield.Set, all bool) {
 
 // greet sends what every session begins with.
 func (t *Torrent) greet(p *Peer) {
+	if p.hello == wire.HelloVeil && p.said == nil { // it comes before anything else (EMP/1 section 6.1)
+		t.sendExchange(p, p.since)
+	}
 	switch {
 	case t.have == nil || t.have.Count() == 0 || t.super != nil:
 		if p.fast { // without metadata too: BEP 6 wants one of the three from everybody
@@ -542,7 +554,7 @@ func (t *Torrent) greet(p *Peer) {
 	default:
 		t.send(p, wire.Bitfield{Bits: t.have.AppendWire(nil)})
 	}
-	p.exchangeDue = p.dialect == wire.DialectLTEP
+	p.exchangeDue = p.dialect != wire.DialectClassic && p.said == nil
 	if p.exchangeDue {
 		t.sendExchange(p, p.since)
 	}
@@ -559,7 +571,7 @@ func (t *Torrent) announce() {
 	now := t.cfg.Now()
 	e, _ := t.exchange()
 	for p := range t.peers {
-		if p.dialect != wire.DialectLTEP || p.exchanged && !p.enhanced() && p.said != nil && samePlain(p.said, e) {
+		if p.dialect == wire.DialectClassic || p.exchanged && !p.enhanced() && p.said != nil && samePlain(p.said, e) {
 			continue
 		}
 		p.exchangeDue = true
@@ -604,6 +616,9 @@ func (t *Torrent) sendExchange(p *Peer, now time.Time) {
 	p.said = say
 	e := *say
 	e.YourIP = p.addr.Addr()
+	if p.hello == wire.HelloVeil {
+		e.EMP = t.introduce(p, e.EMP)
+	}
 	enhanced := false
 	p.conn.Do(func(m *peer.Machine) {
 		before := m.Dialect()
@@ -622,6 +637,7 @@ func (t *Torrent) exchange() (*ltep.Exchange, *peer.WeUse) {
 	if t.weUse == nil {
 		e := &ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding && t.super == nil}
 		e.M, t.weUse, e.EMP = t.cfg.Types.Exchange()
+		e.EMP = t.offerVeil(e.EMP)
 		e.M, t.weUse = t.offerPEX(e.M, t.weUse)
 		e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: t.weUse.Metadata}, ltep.Entry{Name: ltep.NameDontHave, ID: t.weUse.DontHave},
 			ltep.Entry{Name: ltep.NameUploadOnly, ID: t.weUse.UploadOnly})
@@ -728,6 +744,7 @@ func (t *Torrent) peerExchange(p *Peer, e *peerconn.Event) {
 	p.exchange.M = nil // shared has it, merged
 	p.uploadOnly = p.exchange.UploadOnly
 	t.joinPEX(p)
+	t.saysVeil(p)
 	if p.exchange.ReqQ > 0 {
 		p.pipe.SetLimit(p.exchange.ReqQ)
 	}

@@ -8,6 +8,7 @@
 // Where things are decided:
 //
 //   - the owner, its end and its errors: torrent.go; its clock: beat.go; a pause and the goals of seeding: pause.go; starting again, verifying, moving: recover.go
+//   - which hello an address is dialled with, and what a veiled one brings: hello.go
 //   - who is connected: dial.go, what all torrents share of it in share.go, who makes room in room.go, two sessions with one peer in duplicate.go, peer exchange in pex.go,
 //     nodes of the DHT that peers tell of in dhtport.go
 //   - sessions and what they say: peer.go; who is served: choke.go, under limits in rate.go; super-seeding: super.go
@@ -19,6 +20,7 @@ package swarm
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,6 +44,8 @@ import (
 	"github.com/parley-bt/parley/internal/pipeline"
 	"github.com/parley-bt/parley/internal/webseed"
 	"github.com/parley-bt/parley/metainfo"
+	"github.com/parley-bt/parley/obfs/mse"
+	"github.com/parley-bt/parley/obfs/veil"
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/storage"
 	"github.com/parley-bt/parley/wire"
@@ -89,6 +93,12 @@ type Config struct {
 	OnDHTNode func(addr netip.AddrPort)
 	DHTPort   uint16
 	NoPEX     bool // neither tell peers of others nor listen to what they tell (BEP 11); private torrents never do
+
+	Hellos    Hellos             // which hellos to dial with, and what worked; nil: plaintext alone
+	MSE       mse.Methods        // of MSE, what is offered
+	Secret    *veil.Secret       // of a closed swarm: what veiled hellos are keyed by instead of the info-hash; nil otherwise
+	TakesVeil bool               // we accept veiled hellos where we listen, and say so
+	Identity  ed25519.PrivateKey // to be proven to peers of veiled sessions (EMP/1 section 5.1); nil: none
 
 	MaxPeers      int
 	MaxPerAddress int // connections with one host, see [dialguard.Host], if its address is global; 0: no bound
