@@ -58,6 +58,7 @@ type peerEvent struct {
 	Hello     string   `json:"hello"`
 	Initiator bool     `json:"initiator"`
 	Seed      bool     `json:"seed"`
+	Identity  string   `json:"identity,omitempty"`
 	Types     []string `json:"types"`
 	Error     string   `json:"error,omitempty"`
 }
@@ -92,7 +93,7 @@ func eventJSON(ev parley.Event, infoHash string) any {
 		if i.Types == nil {
 			i.Types = []string{} // [] rather than null
 		}
-		return peerEvent{h, ev.Peer.String(), i.ID.String(), i.Client, i.Dialect.String(), i.Hello.String(), i.Initiator, i.Seed, i.Types, errText}
+		return peerEvent{h, ev.Peer.String(), i.ID.String(), i.Client, i.Dialect.String(), i.Hello.String(), i.Initiator, i.Seed, identityText(i.Identity), i.Types, errText}
 	case parley.EventDialFailed:
 		return dialEvent{h, ev.Addr, errText}
 	case parley.EventWebSeedFailed:
@@ -203,7 +204,10 @@ What is told of one torrent has "info_hash" besides, which of a v2 torrent is th
 
   listening          the torrent is served: "info_hash", "info_hash_v2" if it has one, "name", "magnet", "addrs" (where peers can dial), "types", and "skipped" (paths
                      of a folder that are no regular files)
-  peer_connected     "peer" (address), "peer_id", "client", "dialect", "hello", "initiator", "seed", "types"
+  peer_connected     "peer" (address), "peer_id", "client", "dialect", "hello" (plaintext, mse or veil), "initiator", "seed", "types", and "identity" (64
+                     hexadecimal digits) if it has proven one
+  identity_missing   "peer", "peer_id", "hello", "expected", and "identity" if it has proven another: a session has begun whose peer has not proven an
+                     identity of --expect-identity; it goes on
   peer_types         the same fields: the message types that the peer receives are known or have changed. Besides, "receives": of each type "type",
                      "enhanced" (in the dialect emp: with flow control and requests), "min_version", "max_version", "max_bytes" (the largest
                      message), and "version" in which this side sends it, if it knows one of them; and where the dialect is emp "window_bytes"

@@ -48,7 +48,9 @@ overwritten, and incomplete ones are called NAME.part. The same command goes on 
 
 ` + chooseHelp + `
 With --cat the file is written to standard output from its beginning, while it comes, for a player or another program; it is stored
-below the folder all the same.`,
+below the folder all the same.
+
+` + helloHelp,
 		Example: "  parley get 'magnet:?xt=urn:btih:…' --peer 192.0.2.7:6881\n  parley get holiday.torrent --peer seed.example.org:6881 -o ~/pictures" +
 			"\n  parley get album.torrent --file '*.flac' --skip extras\n  parley get film.torrent --cat film.mkv | mpv -" +
 			"\n  parley get 'magnet:?xt=urn:btih:…' --dht --list --save-torrent film.torrent",
@@ -139,7 +141,7 @@ func (a *app) get(ctx context.Context, arg string, f getFlags) (err error) {
 	start := time.Now()
 	m := a.ui.meter("downloading", true)
 	defer m.end()
-	o := parley.TorrentOptions{Dir: f.dir, Trackers: a.net.find.tiers(), WebSeeds: f.web.urls, Allocate: alloc}
+	o := parley.TorrentOptions{Dir: f.dir, Trackers: a.net.find.tiers(), WebSeeds: f.web.urls, Allocate: alloc, SwarmKey: a.net.hellos.swarm}
 	f.choose.apply(&o)
 	var t *parley.Torrent
 	switch s.kind {

@@ -48,6 +48,8 @@ are told that there is no handler for them. What a peer receives is printed when
 
 While nobody reads standard output, peers have to wait; no message is lost.
 
+` + helloHelp + `
+
 For tests of other programs: --delay, --fail and --refuse make handlers slow or unwilling, --withdraw-after takes the types back, and
 --max, --window, --req, --parallel, --memory, --handler-timeout and --reply-max set the limits.`,
 		Example: "  parley listen notes.txt --type example_chat --echo\n  parley listen notes.txt --type example_chat:1-3 --max 1MiB",
@@ -165,7 +167,7 @@ func (a *app) listen(ctx context.Context, cmd *cobra.Command, arg string, f list
 
 // join adds what s is, and returns what of a folder is not served, too. Only with --get is anything written.
 func (a *app) join(ctx context.Context, c *parley.Client, s source, f listenFlags) (t *parley.Torrent, skipped []string, err error) {
-	o := parley.TorrentOptions{Dir: f.dir, NoDownload: !f.get, Trackers: a.net.find.tiers()}
+	o := parley.TorrentOptions{Dir: f.dir, NoDownload: !f.get, SwarmKey: a.net.hellos.swarm, Trackers: a.net.find.tiers()}
 	switch s.kind {
 	case sourceContent:
 		if f.get || f.dir != "" {

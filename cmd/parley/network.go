@@ -40,6 +40,7 @@ type netFlags struct {
 	rates  rateFlags // only where the command has the flags
 	goal   goalFlags
 	active int // seed --active
+	hellos helloFlags
 }
 
 func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
@@ -49,6 +50,7 @@ func (f *netFlags) add(cmd *cobra.Command, listenDefault string) {
 		"on the internet may not name private addresses; may be repeated, or hold several with commas")
 	cmd.Flags().BoolVar(&f.noPEX, "no-pex", false, "neither tell peers of each other nor dial whom they tell of (BEP 11)")
 	noFiles(cmd, "listen", "peer", "allow-network")
+	f.hellos.add(cmd)
 	f.find.add(cmd)
 }
 
@@ -130,6 +132,9 @@ func (f *netFlags) check() error {
 	if err := f.find.check(); err != nil {
 		return err
 	}
+	if err := f.hellos.check(); err != nil {
+		return err
+	}
 	if f.listen == "" {
 		return nil
 	}
@@ -163,6 +168,7 @@ func (a *app) listenClient(standard bool) (*parley.Client, error) {
 		NoTrackers: a.net.find.noTrackers, LocalDiscovery: a.net.find.lsd, NoWebSeeds: a.net.noWeb,
 		MaxUploads: a.net.rates.uploads, UploadLimit: a.net.rates.upRate, DownloadLimit: a.net.rates.downRate, SeedRatio: a.net.goal.ratio, SeedTime: a.net.goal.time, MaxActiveSeeds: a.net.active}
 	a.msg.configure(&cfg)
+	a.net.hellos.configure(&cfg)
 	if a.net.find.node != nil {
 		cfg.DHT = a.net.find.node
 	}
@@ -270,6 +276,7 @@ type sessionLog struct {
 	dialed   map[netip.AddrPort]string // the last error told for each address
 	trackers map[string]string         // what was told last of each tracker
 	sessions int                       // how many peers have connected
+	hellos   *helloFlags               // whom peers are expected to be; nil: nobody in particular
 	told     atomic.Bool               // something has been printed of some peer
 
 	// For commands that exchange messages: what people are told of a peer's types.
@@ -284,7 +291,9 @@ func newSessionLog(u *ui, infoHash func() string) *sessionLog {
 
 // logOf is a sessionLog for the events of t.
 func (a *app) logOf(t *parley.Torrent) *sessionLog {
-	return newSessionLog(a.ui, func() string { return t.InfoHash().String() })
+	l := newSessionLog(a.ui, func() string { return t.InfoHash().String() })
+	l.hellos = &a.net.hellos
+	return l
 }
 
 // note prints a line for people.
@@ -323,13 +332,17 @@ func (l *sessionLog) handle(ev parley.Event) {
 			out = typesEvent(e, ev.Peer, l.types)
 		}
 		l.ui.emit(out)
+		if ev.Kind == parley.EventPeerConnected {
+			l.checkIdentity(ev)
+		}
 		return
 	}
 	switch ev.Kind {
 	case parley.EventTracker:
 		l.tracker(ev)
 	case parley.EventPeerConnected:
-		l.note("peer %s connected", peerText(ev.Peer))
+		l.note("peer %s connected%s", peerText(ev.Peer), helloText(ev.Peer))
+		l.checkIdentity(ev)
 	case parley.EventPeerDisconnected:
 		switch {
 		case ev.Err == nil:
@@ -390,7 +403,7 @@ func dialText(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
 		return "cannot be reached: " + reason(err)
 	}
-	return "answers, but ends the connection at once: it may not serve this torrent, or insist on encryption (" + reason(err) + ")"
+	return "answers, but ends the connection at once: it may not serve this torrent, or take another hello (see --hello) than those tried (" + reason(err) + ")"
 }
 
 // reason returns the text of an error of a connection without the addresses and system calls that it names besides.

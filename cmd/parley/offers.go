@@ -62,7 +62,7 @@ func offersTable(p parley.Peer, ours []*parley.Type) string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "peer %s speaks %s", p, p.Info().Dialect)
+	fmt.Fprintf(&b, "peer %s speaks %s%s", p, p.Info().Dialect, helloText(p))
 	if l, ok := p.MessageLimits(); ok {
 		fmt.Fprintf(&b, ": window %s, %s at once", sizeText(int64(l.WindowBytes)), plural(l.Requests, "request"))
 	}

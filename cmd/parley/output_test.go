@@ -215,7 +215,7 @@ func TestDialFailuresAreToldOnce(t *testing.T) {
 		}
 		want := fmt.Sprintf("peer 127.0.0.1:1 cannot be reached: %v; will be tried again\n", syscall.ECONNREFUSED) +
 			"peer 127.0.0.1:2 cannot be reached: no answer in time; will be tried again\n" +
-			fmt.Sprintf("peer 127.0.0.1:1 answers, but ends the connection at once: it may not serve this torrent, or insist on encryption (%v); will be tried again\n", syscall.ECONNRESET)
+			fmt.Sprintf("peer 127.0.0.1:1 answers, but ends the connection at once: it may not serve this torrent, or take another hello (see --hello) than those tried (%v); will be tried again\n", syscall.ECONNRESET)
 		if got := b.String(); got != want {
 			t.Errorf("got:\n%swant:\n%s", got, want)
 		}

@@ -50,7 +50,9 @@ func (a *app) seedCmd() *cobra.Command {
 		Short: "Share files or folders, or the content of .torrent files",
 		Long: `Serve a file or folder to every peer that asks, until Ctrl-C or until --ratio or --seed-time is reached. Of a .torrent file the content is served, which is looked for beside
 it, or at --data. Files are only read, never written. The magnet link and the address are printed first, then a command line for
-the other side. Several are served at once, or with --active so many at a time, in their order: the next one when one of them has reached its goal.`,
+the other side. Several are served at once, or with --active so many at a time, in their order: the next one when one of them has reached its goal.
+
+` + helloHelp,
 		Example: "  parley seed holiday/\n  parley seed one.torrent two.torrent --active 1 --ratio 2 --up 500k\n  parley seed holiday.torrent --data ~/pictures --listen :6881",
 		Args:    wantsSome("the PATH of a file, folder or .torrent"),
 		RunE:    a.runs(func(ctx context.Context, args []string) error { return a.seed(ctx, args, data) }),
@@ -143,7 +145,7 @@ func (a *app) share(ctx context.Context, c *parley.Client, s source, content str
 	}
 	m, onVerify := a.ui.hashing(title, false)
 	defer m.end()
-	o := parley.TorrentOptions{SuperSeed: a.super, Trackers: a.net.find.tiers(), OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
+	o := parley.TorrentOptions{SuperSeed: a.super, SwarmKey: a.net.hellos.swarm, Trackers: a.net.find.tiers(), OnVerify: onVerify, OnSkip: func(path string) { skipped = append(skipped, path) }}
 	if s.kind == sourceTorrent {
 		t, err = c.SeedTorrent(ctx, s.torrent, content, o)
 		if err != nil && ctx.Err() == nil {
@@ -238,9 +240,9 @@ func (a *app) announce(c *parley.Client, t *parley.Torrent, types []typeSpec, sk
 		where = " on this machine (on another: --peer with another address)"
 	}
 	if types == nil {
-		say("fetch it%s with:\n  %s", where, safe.Escape(pasteLine("parley", "get", magnet, "--peer", peer)))
+		say("fetch it%s with:\n  %s", where, safe.Escape(pasteLine(append([]string{"parley", "get", magnet, "--peer", peer}, a.net.hellos.forOthers()...)...)))
 	} else {
-		say("talk to it%s with:\n  %s", where, safe.Escape(pasteLine("parley", "send", magnet, "--peer", peer, "--type", types[0].String(), "--wait", "2s", "hello")))
+		say("talk to it%s with:\n  %s", where, safe.Escape(pasteLine(append(append([]string{"parley", "send", magnet, "--peer", peer}, a.net.hellos.forOthers()...), "--type", types[0].String(), "--wait", "2s", "hello")...)))
 	}
 }
 

@@ -60,7 +60,9 @@ With --request the message is a request, and what the peer answers is written to
 answer says why: "parley help exit-codes" has the reasons.
 
 ` + typeHelp + `
-Of the versions that both sides know the highest is sent, or the one of --version.`,
+Of the versions that both sides know the highest is sent, or the one of --version.
+
+` + helloHelp,
 		Example: "  parley send 'magnet:?xt=urn:btih:…' --peer 127.0.0.1:6881 --type example_chat --wait 2s 'Hi there'\n" +
 			"  parley send notes.txt --peer 127.0.0.1:6881 --type example_chat --request 'What time is it?'",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -181,7 +183,7 @@ func (a *app) send(ctx context.Context, cmd *cobra.Command, arg, message string,
 		return err
 	}
 	defer a.closeClient(c, &err)
-	o := parley.TorrentOptions{NoDownload: true, Trackers: a.net.find.tiers()}
+	o := parley.TorrentOptions{NoDownload: true, SwarmKey: a.net.hellos.swarm, Trackers: a.net.find.tiers()}
 	var t *parley.Torrent
 	if s.kind == sourceMagnet {
 		magnet, linked := a.net.quietly(s.magnet)
