@@ -82,6 +82,7 @@ var layerOf = map[string]int{
 	"internal/leaktest":  layerTest,
 	"internal/mounttest": layerTest,
 	"internal/rawpeer":   layerTest,
+	"internal/sceptic":   layerTest,
 	"internal/simnet":    layerTest,
 	"internal/wiretest":  layerTest,
 }
