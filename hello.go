@@ -53,6 +53,9 @@ func ParseHello(name string) (Hello, error) {
 	return 0, fmt.Errorf("hello %q: want plaintext, mse or veil", name)
 }
 
+// HelloError is what [EventDialFailed] reports of an address that did not take a hello, where more than one is tried: which it was, and which is tried next, at once.
+type HelloError = swarm.HelloError
+
 // checkHellos returns an error if one of a list is no hello, or stands there twice.
 func checkHellos(field string, hs []Hello) error {
 	for i, h := range hs {

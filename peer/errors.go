@@ -96,7 +96,8 @@ func (f Fault) String() string {
 	return [...]string{"none", "peer", "network"}[min(f, FaultNetwork)]
 }
 
-// FaultOf returns who is to blame for err. It is the one place that decides this.
+// FaultOf returns who is to blame for err. It is the one place that decides this. Records that do not open ([obfs.ErrRecord]) are blamed on the network: somebody on the way
+// may have changed them, and must not be able to have honest peers left alone for it.
 func FaultOf(err error) Fault {
 	switch {
 	case err == nil, errors.Is(err, ErrSelfConnection), errors.Is(err, ErrDuplicatePeer), errors.Is(err, ErrTooManyConnections),

@@ -9,6 +9,7 @@ import (
 	"github.com/parley-bt/parley/bitfield"
 	"github.com/parley-bt/parley/bt"
 	"github.com/parley-bt/parley/internal/peerconn"
+	"github.com/parley-bt/parley/obfs"
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
 	"github.com/parley-bt/parley/wire/classic"
@@ -53,12 +54,12 @@ func block(i bt.PieceIndex) bt.Block { return bt.Block{Index: i, Length: bt.Bloc
 
 // beforeHello are attacks on a client that has not read a hello.
 var beforeHello = []Attack{
-	{Name: "HTTP request", Limit: "peer.ErrBadHello", Raw: true, Errs: list(peer.ErrBadHello), Run: func(a *Attacker) {
+	{Name: "HTTP request", Limit: "peer.MaxHelloTimeout", Raw: true, Slow: true, Within: peer.MaxHelloTimeout, Errs: list(peer.ErrHandshakeTimeout), Run: func(a *Attacker) {
 		a.Put([]byte("GET /announce?info_hash=x HTTP/1.1\r\nHost: example.org\r\n\r\n"))
 	}},
-	{Name: "obfuscated hello", Limit: "peer.ErrBadHello", Raw: true, Errs: list(peer.ErrBadHello), Run: func(a *Attacker) { a.Put(noise(96 + 300)) }},
-	{Name: "100 kB of noise", Limit: "peer.ErrBadHello", Raw: true, Errs: list(peer.ErrBadHello), Run: func(a *Attacker) { a.Put(noise(100_000)) }},
-	{Name: "almost a hello", Limit: "peer.ErrBadHello", Raw: true, Errs: list(peer.ErrBadHello), Run: func(a *Attacker) {
+	{Name: "obfuscated hello that goes nowhere", Limit: "peer.MaxHelloTimeout", Raw: true, Slow: true, Within: peer.MaxHelloTimeout, Errs: list(peer.ErrHandshakeTimeout), Run: func(a *Attacker) { a.Put(noise(96 + 300)) }},
+	{Name: "100 kB of noise", Limit: "mse.MaxPad, peerconn.MaxDraining", Raw: true, Slow: true, Within: peer.MaxHelloTimeout, Errs: list(obfs.ErrHandshake), Run: func(a *Attacker) { a.Put(noise(100_000)) }},
+	{Name: "almost a hello", Limit: "peer.MaxHelloTimeout", Raw: true, Slow: true, Within: peer.MaxHelloTimeout, Errs: list(peer.ErrHandshakeTimeout), Run: func(a *Attacker) {
 		a.Put([]byte("\x13BitTorrent protocoL" + string(make([]byte, 48))))
 	}},
 	{Name: "hello for another torrent", Limit: "peer.ErrUnknownTorrent", Raw: true, Errs: list(peer.ErrUnknownTorrent), Run: func(a *Attacker) {

@@ -123,6 +123,7 @@ func (c *Conn) drain(err error) {
 		c.session.Interrupt()
 	}
 	c.wake(true)
+	c.kick() // an answer that says nothing may be due
 	c.schedule()
 }
 

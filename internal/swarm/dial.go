@@ -322,10 +322,13 @@ func (t *Torrent) patience(c *candidate) time.Duration {
 
 // candidateClosed decides when an address is dialled again after its session has ended.
 func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
-	c := p.candidate
+	c, last := p.candidate, err
 	if !t.mayLearnFrom(c.source.Origin) { // the torrent has turned out to be private
 		t.forget(c)
 		return
+	}
+	if l := &c.ladder; !p.opened.Load() && len(l.steps) > 1 {
+		last = &HelloError{Hello: l.hello(), Err: err}
 	}
 	if p.opened.Load() {
 		c.ladder = ladder{}
@@ -335,7 +338,7 @@ func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 		t.backoff.Succeeded(c.addr)
 	}
 	switch {
-	case !p.opened.Load() && helloFailed(err) && t.nextHello(c, p.heard, now):
+	case !p.opened.Load() && helloFailed(err) && t.nextHello(c, p.heard, now, err):
 	case errors.Is(err, peer.ErrSelfConnection):
 		t.ban(c, now.Add(selfRetry))
 	case peer.FaultOf(err) == peer.FaultPeer:
@@ -344,7 +347,7 @@ func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 		t.rest(c, now, c.failures)
 	case !p.opened.Load():
 		t.failed(c, now)
-		t.notifyFailed(c, err)
+		t.notifyFailed(c, last)
 	case err == errRedundant || t.state == StateSeeding && (p.seed || p.uploadOnly) && !t.cfg.Types.Usable(p.shared.Load()):
 		t.rest(c, now.Add(redundantWait), c.failures)
 	case c.learned() && (errors.Is(err, peer.ErrTooManyConnections) || errors.Is(err, peer.ErrDuplicatePeer)): // we closed it, and would again

@@ -97,18 +97,17 @@ type node struct {
 	hub   *messaging.Hub
 	store storage.Storage
 
-	conn    peerconn.Options
-	up      *peerconn.Shaper // see uploading and downloading
-	down    *peerconn.Shaper
-	conns   sync.WaitGroup
-	run     sync.WaitGroup
-	accept  sync.WaitGroup
-	ln      net.Listener
-	stop    chan struct{}
-	closed  bool
-	accepts *peer.OpeningConfig
-	only    bt.InfoHash // if set, no other is answered to
-	later   []func()    // once the torrent runs
+	conn   peerconn.Options
+	up     *peerconn.Shaper // see uploading and downloading
+	down   *peerconn.Shaper
+	conns  sync.WaitGroup
+	run    sync.WaitGroup
+	accept sync.WaitGroup
+	ln     net.Listener
+	stop   chan struct{}
+	closed bool
+	only   bt.InfoHash // if set, no other is answered to
+	later  []func()    // once the torrent runs
 
 	wrap    func(net.Conn) net.Conn     // if set, comes around what is accepted
 	refused func(netip.AddrPort, error) // if set, is told of connections that never had a session
@@ -206,7 +205,7 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 	timers := peerconn.NewTimers(time.Now)
 	n.store = storage.NewMemory(w.info.Geometry)
 	n.hub = messaging.NewHub(messaging.Options{QueueBytes: 1 << 20, HandlerTimeout: time.Minute, Requests: wire.DefaultRequests, Logger: log, Changed: func() { n.tor.Announce() }})
-	n.conn = peerconn.Options{Host: n, Timers: timers, Group: &n.conns, SendQueueBytes: 1 << 20, Now: time.Now}
+	n.conn = peerconn.Options{Host: n, Timers: timers, Group: &n.conns, SendQueueBytes: 1 << 20, Now: time.Now, Drains: new(peerconn.Drains)}
 	cfg := Config{InfoHash: w.ih, InfoHashV2: w.v2, Layers: w.layers, PeerID: peerID(n.addr), ClientName: "test", ListenPort: n.addr.Port(), Log: log, Conn: &n.conn, Now: time.Now,
 		MaxPeers: 200, UploadSlots: 8, BufferBytes: 8 << 20, Info: w.info, Types: n.hub,
 		Open: func(*metainfo.Info) (storage.Storage, error) { return n.store, nil },
@@ -223,9 +222,7 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 			n.mu.Unlock()
 		},
 	}
-	if cfg.Hellos = helloOf(*testHello); cfg.Hellos != nil {
-		n.accepts = &peer.OpeningConfig{Accept: wire.AllHellos}
-	}
+	cfg.Hellos = helloOf(*testHello)
 	for _, f := range options {
 		f(n, &cfg)
 	}
@@ -247,7 +244,7 @@ func (w *world) start(options ...func(*node, *Config)) *node {
 				nc = n.wrap(nc)
 			}
 			peerconn.Start(nc, &n.conn, peer.Config{Role: peer.Responder, PeerID: cfg.PeerID, Reserved: ReservedWith(cfg.OnDHTNode != nil), HelloTimeout: peer.MinHelloTimeout,
-				KeepAlive: peer.MinKeepAlive}, n.accepts, nil)
+				KeepAlive: peer.MinKeepAlive}, &peer.OpeningConfig{Accept: wire.AllHellos}, nil)
 		}
 	})
 	w.t.Cleanup(n.close)
@@ -271,6 +268,7 @@ func (n *node) close() {
 		n.t.Error(err)
 	}
 	n.ln.Close()
+	n.conn.Drains.Close()
 	n.accept.Wait() // what was accepted meanwhile is among the connections now
 	n.conns.Wait()
 	close(n.stop)

@@ -58,14 +58,15 @@ func helloFailed(err error) bool {
 	return peer.FaultOf(err) == peer.FaultNetwork
 }
 
-// nextHello dials an address again at once, by a new connection, with the next hello of its ladder; false if there is none. An MSE hello whose first part was answered is tried once more with
-// a fresh key: libtorrent 2.0.8 fails with every 256th.
-func (t *Torrent) nextHello(c *candidate, heard bool, now time.Time) bool {
+// nextHello dials an address again at once, by a new connection, with the next hello of its ladder; false if there is none. An MSE hello that came to an end after the first part of the
+// answer is tried once more with a fresh key: libtorrent 2.0.8 fails with every 256th.
+func (t *Torrent) nextHello(c *candidate, heard bool, now time.Time, err error) bool {
 	l := &c.ladder
+	tried := l.hello()
 	switch {
 	case t.closing || t.paused || t.err != nil:
 		return false
-	case l.hello() == wire.HelloMSE && heard && !l.again:
+	case tried == wire.HelloMSE && heard && !l.again && !errors.Is(err, peer.ErrHandshakeTimeout):
 		l.again = true
 	case l.at+1 < len(l.steps):
 		l.at, l.again = l.at+1, false
@@ -76,12 +77,34 @@ func (t *Torrent) nextHello(c *candidate, heard bool, now time.Time) bool {
 	if c.learned() && !t.cfg.Shared.allow(now, c.addr.Addr()) {
 		return false // whoever named the address has no more of its connections to give away
 	}
+	if !l.again {
+		t.notifyFailed(c, &HelloError{Hello: tried, Next: l.hello(), Err: err})
+	}
 	c.busy, c.next = false, now
 	if t.mayOpen() {
 		t.start(c)
 	} // else when there is room
 	return true
 }
+
+// HelloError says that an address that was dialled did not take a hello, where more than one is tried.
+type HelloError struct {
+	Hello wire.Hello // which was tried
+	Next  wire.Hello // which is tried next, at once; HelloUnknown after the last
+	Err   error
+}
+
+// Error implements error.
+func (e *HelloError) Error() string {
+	s := e.Hello.String() + " hello: " + e.Err.Error()
+	if e.Next != wire.HelloUnknown {
+		s += "; next is " + e.Next.String()
+	}
+	return s
+}
+
+// Unwrap returns what the connection ended with.
+func (e *HelloError) Unwrap() error { return e.Err }
 
 // helloWorked remembers what an address takes.
 func (t *Torrent) helloWorked(c *candidate, h wire.Hello) {
