@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """A libtorrent peer that is driven over its standard streams.
 
-    lt_peer.py seed|leech TORRENT DIR [--set name=value ...]
+    lt_peer.py seed|leech TORRENT DIR [--rc4] [--set name=value ...]
     lt_peer.py verify TORRENT DIR            compares the content with its hashes, on two threads: "VERIFIED SECONDS CPU_SECONDS"
     lt_peer.py first_s|start_s FOLDER DIR    seeds every .torrent of FOLDER: "SEEDING N"; with start_s nothing is hashed
 
-It prints "READY HOST:PORT" when it listens (a seeder: when it has verified its data). A leecher then waits for a line
+With --rc4 it neither dials nor accepts peers but by MSE with RC4. It prints "READY HOST:PORT" when it listens (a seeder: when it has verified its data). A leecher then waits for a line
 "go HOST:PORT", adds the torrent with that peer, and prints "DONE SECONDS" when everything is verified. A line "gc" returns free
 memory to the system and is answered with "GC". It ends when its standard input does. "ERR text" reports an error.
 """
@@ -24,6 +24,7 @@ ap = argparse.ArgumentParser()
 ap.add_argument('mode', choices=['seed', 'leech', 'verify', 'first_s', 'start_s'])
 ap.add_argument('torrent')
 ap.add_argument('dir')
+ap.add_argument('--rc4', action='store_true')
 ap.add_argument('--set', action='append', default=[])
 a = ap.parse_args()
 
@@ -38,6 +39,8 @@ settings = {
     'in_enc_policy': int(lt.enc_policy.disabled), 'out_enc_policy': int(lt.enc_policy.disabled),
     'alert_mask': lt.alert.category_t.status_notification | lt.alert.category_t.error_notification,
 }
+if a.rc4:
+    settings.update(in_enc_policy=int(lt.enc_policy.forced), out_enc_policy=int(lt.enc_policy.forced), allowed_enc_level=int(lt.enc_level.rc4))
 for kv in a.set:
     k, v = kv.split('=', 1)
     settings[k] = (v == 'true') if v in ('true', 'false') else int(v) if v.lstrip('-').isdigit() else v

@@ -1,5 +1,5 @@
 // Command libp2p is the message benchmark over one stream of go-libp2p: TCP, Noise and yamux with their defaults, a write for each message. See package
-// stream for its arguments. It is a module of its own, so that nothing else here depends on libp2p.
+// stream for its arguments. As "libp2p noise-pipe" it does Noise's handshake again and again; see package repeat. It is a module of its own, so that nothing else here depends on libp2p.
 package main
 
 import (
@@ -18,13 +18,20 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 
+	"github.com/parley-bt/parley/bench/internal/repeat"
 	"github.com/parley-bt/parley/bench/internal/stream"
 )
 
 const protocol = "/parley-bench/1"
 
 func main() {
-	if err := stream.Main(os.Args[1:], os.Stdin, node{}, 0); err != nil {
+	var err error
+	if args := os.Args[1:]; len(args) > 0 && args[0] == "noise-pipe" {
+		err = repeat.Main(args, handshakes)
+	} else {
+		err = stream.Main(args, os.Stdin, node{}, 0)
+	}
+	if err != nil {
 		fmt.Println("ERR", err)
 		os.Exit(1)
 	}

@@ -14,6 +14,8 @@
 //	peer watch -torrent FILE -large BYTES -pieces              who measures when they arrive, and blocks: see latency.go
 //	peer dialects                                lists the dialects of messages that it can speak, and ends
 //
+// With -hello mse (RC4 alone) or -hello veil it neither dials nor accepts peers in any other way.
+//
 // It prints "READY HOST:PORT" when it listens (a seeder: when its data is verified). leech, send and ask then wait for a line "go HOST:PORT" and
 // dial that peer. leech prints "DONE SECONDS" when every piece is in place; recv prints "RECV SECONDS CPU_SECONDS ALLOCATIONS", from its first message to
 // its last, and send "SEND" with the same, from its first message to the acknowledgement that the receiver sends behind the last; answer prints
@@ -70,6 +72,7 @@ type options struct {
 	heap    string
 
 	dialect   string
+	hello     string
 	idleTypes int
 	idleDir   string
 	crossing
@@ -103,6 +106,7 @@ func run(args []string, in io.Reader) (err error) {
 	fs.StringVar(&p.profile, "cpuprofile", "", "write a CPU profile of the measured part to `FILE`")
 	fs.StringVar(&p.heap, "memprofile", "", "write a heap profile to `FILE` at each line \"gc\"")
 	fs.StringVar(&p.dialect, "dialect", "", "speak `DIALECT`, "+strings.Join(spoken, " or ")+", to peers that receive messages; empty is what two of us choose")
+	fs.StringVar(&p.hello, "hello", "", "dial and accept by `HELLO` alone: plaintext, mse, with RC4, or veil; empty is what the client chooses")
 	fs.IntVar(&p.idleTypes, "idle-types", 0, "recv: register so many other message types, which nobody uses")
 	fs.StringVar(&p.idleDir, "idle-torrents", "", "recv: evenly in every .torrent of `DIR`, for which there are no peers")
 	fs.IntVar(&p.large, "large", 0, "cross, watch: `BYTES` of a large message; 0 is none")
@@ -124,6 +128,13 @@ func run(args []string, in io.Reader) (err error) {
 	}
 	if err := useDialect(&cfg, p.dialect); err != nil {
 		return err
+	}
+	if p.hello != "" {
+		h, err := parley.ParseHello(p.hello)
+		if err != nil {
+			return err
+		}
+		cfg.DialHellos, cfg.AcceptHellos, cfg.MSE = []parley.Hello{h}, []parley.Hello{h}, parley.MSEOnlyRC4
 	}
 	if *verbose {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -539,6 +550,9 @@ func (p *peer) meet(ctx context.Context, t *parley.Torrent, dial <-chan netip.Ad
 	}
 	if got := to.Info().Dialect.String(); p.dialect != "" && got != p.dialect {
 		return parley.Peer{}, fmt.Errorf("the session speaks %s, want %s", got, p.dialect)
+	}
+	if got := to.Info().Hello.String(); p.hello != "" && got != p.hello {
+		return parley.Peer{}, fmt.Errorf("the session began with %s, want %s", got, p.hello)
 	}
 	return to, nil
 }

@@ -76,10 +76,10 @@ func (b *bench) bulkOnce(ctx context.Context, im impl, c content) (_ map[string]
 			}
 		}
 	}()
-	if seeder, err = b.startPeer(ctx, im, "seed", c, c.dir, b.profileArg(im, "bulk-seed")...); err != nil {
+	if seeder, err = b.startPeer(ctx, im, "seed", c, c.dir, b.profileArg(im, "bulk"+im.hello()+"-seed")...); err != nil {
 		return nil, err
 	}
-	if leecher, err = b.startPeer(ctx, im, "leech", c, dir, b.profileArg(im, "bulk-leech")...); err != nil {
+	if leecher, err = b.startPeer(ctx, im, "leech", c, dir, b.profileArg(im, "bulk"+im.hello()+"-leech")...); err != nil {
 		return nil, err
 	}
 	if err := pretouch(ctx, b.tmp, c.bytes*5/2); err != nil {
@@ -126,8 +126,9 @@ func (b *bench) bulkOnce(ctx context.Context, im impl, c content) (_ map[string]
 	if err := sameTree(filepath.Join(c.dir, c.name), filepath.Join(dir, c.name)); err != nil {
 		return nil, err
 	}
+	gib := float64(c.bytes) / (1 << 30)
 	return map[string]float64{
-		"seconds": wall, "mib_s": float64(c.bytes) / (1 << 20) / wall,
+		"seconds": wall, "mib_s": gib * 1024 / wall, "cpu_gib": (s1 - s0 + l1 - l0) / gib, "seed_cpu_gib": (s1 - s0) / gib, "leech_cpu_gib": (l1 - l0) / gib,
 		"cpu_s": s1 - s0 + l1 - l0, "seed_cpu_s": s1 - s0, "leech_cpu_s": l1 - l0,
 		"seed_anon_mib": peak[0] / 1024, "leech_anon_mib": peak[1] / 1024,
 		"seed_rss_mib": sm.peakRSS / 1024, "leech_rss_mib": lm.peakRSS / 1024,

@@ -4,6 +4,7 @@
 //
 //	go run ./run                                    everything, 5 runs each
 //	go run ./run -what msgs -runs 3
+//	go run ./run -what hellos,hidden -runs 5
 //	go run ./run -what bulk -mib 256 -pieces 256K,1M,4M -profile /tmp/prof
 //
 // It needs Linux (it reads /proc), python3-libtorrent and aria2 for their sides, and g++ with libtorrent-rasterbar-dev for libtorrent's side
@@ -60,6 +61,7 @@ type bench struct {
 	hellos    int
 	verifyMiB int64
 	torrents  int
+	pairTime  time.Duration
 	hotPeers  int
 	manyDir   string // the torrents of benchmark many, once made
 
@@ -80,21 +82,51 @@ const (
 	implHash       impl = "hash alone" // SHA-1 over memory on all cores: what verification could reach
 	implRaw        impl = "raw TCP"    // what messages could reach
 	implLibp2p     impl = "libp2p"
+
+	implMSE           impl = "parley mse"       // everything by MSE with RC4
+	implVeil          impl = "parley veil"      // everything over the veil
+	implEMPVeil       impl = "parley emp veil"  // messages in that dialect, over the veil
+	implPipe          impl = "parley by a pipe" // handshakes over a connection in memory
+	implPrepared      impl = "parley prepared"  // handshakes with keys that were made before
+	implLibtorrentRC4 impl = "libtorrent rc4"   // everything by MSE with RC4
+	implAnacrolix     impl = "anacrolix"        // the MSE of github.com/anacrolix/torrent
+	implX25519        impl = "X25519 alone"     // what a veiled hello cannot do without
+	implSHA1          impl = "SHA-1 alone"      // what the search for a torrent cannot do without
 )
 
 // allImpls is the implementations in the order of our tables.
-var allImpls = []impl{implParley, implEMP, implEMPAny, implLTEP, implLibtorrent, implAria2, implHash, implRaw, implLibp2p}
+var allImpls = []impl{implParley, implPipe, implPrepared, implMSE, implVeil, implEMP, implEMPVeil, implEMPAny, implLTEP, implLibtorrent, implLibtorrentRC4, implAria2, implHash, implRaw,
+	implLibp2p, implAnacrolix, implX25519, implSHA1}
 
 // program is the name of the programs that are built.
-var program = map[impl]string{implRaw: "raw", implLibp2p: "libp2p", implEMP: "peer", implLTEP: "peer", implEMPAny: "peer-any-unsent"}
+var program = map[impl]string{implRaw: "raw", implLibp2p: "libp2p", implAnacrolix: "anacrolix", implEMP: "peer", implLTEP: "peer", implEMPAny: "peer-any-unsent"}
 
 // ours reports whether bench/peer is measured.
-func (im impl) ours() bool { return im == implParley || im.dialect() != "" }
+func (im impl) ours() bool { return im == implParley || im.dialect() != "" || im.hello() != "" }
+
+// hello is what sessions of one of ours begin with, or empty: what it chooses.
+func (im impl) hello() string {
+	switch im {
+	case implMSE:
+		return "mse"
+	case implVeil, implEMPVeil:
+		return "veil"
+	}
+	return ""
+}
+
+// helloArg returns the arguments of bench/peer for it.
+func (im impl) helloArg() []string {
+	if im.hello() == "" {
+		return nil
+	}
+	return []string{"-hello", im.hello()}
+}
 
 // dialect is the dialect of messages that one of ours is held to, or empty.
 func (im impl) dialect() string {
 	switch im {
-	case implEMP, implEMPAny:
+	case implEMP, implEMPAny, implEMPVeil:
 		return "emp"
 	case implLTEP:
 		return "ltep"
@@ -114,18 +146,19 @@ type runnable struct {
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	b := &bench{out: out}
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
-	what := fs.String("what", "bulk,msgs,scale,latency,idle,hs,verify,many,hot", "benchmarks to run")
-	only := fs.String("impl", "parley,libtorrent,aria2,hash alone,raw TCP,libp2p", "implementations to run; parley alone stands for its dialects too")
+	what := fs.String("what", "bulk,msgs,scale,latency,idle,hs,verify,many,hot,hellos,hidden", "benchmarks to run")
+	only := fs.String("impl", "parley,libtorrent,aria2,hash alone,raw TCP,libp2p,anacrolix,X25519 alone,SHA-1 alone", "implementations to run; parley and libtorrent stand for all their forms")
 	fs.IntVar(&b.runs, "runs", 5, "measurements per implementation and case")
-	fs.Int64Var(&b.totalMiB, "mib", 1024, "bulk: size of the file in `MiB`")
+	fs.Int64Var(&b.totalMiB, "mib", 1024, "bulk, hidden: size of the file in `MiB`")
 	fs.BoolVar(&b.small, "small", true, "bulk: also many small files")
 	pieces := fs.String("pieces", "256K,1M,4M", "bulk: piece `sizes`")
-	fs.Float64Var(&b.msgScale, "msg-scale", 1, "msgs, scale: `factor` on the number of messages")
+	fs.Float64Var(&b.msgScale, "msg-scale", 1, "msgs, scale, hidden: `factor` on the number of messages")
 	fs.IntVar(&b.idlePeers, "idle-peers", 5000, "idle: connections")
 	fs.IntVar(&b.hellos, "hellos", 20000, "hs: handshakes per measurement")
 	fs.Int64Var(&b.verifyMiB, "verify-mib", 4096, "verify: size of the file in `MiB`")
 	fs.IntVar(&b.torrents, "torrents", 2000, "many: torrents in one process")
 	fs.IntVar(&b.hotPeers, "hot-peers", 200, "hot: peers that download at once")
+	fs.DurationVar(&b.pairTime, "pair-time", time.Second, "hellos: how long each is repeated")
 	fs.StringVar(&b.profile, "profile", "", "write profiles of parley's processes into `DIR`")
 	write := fs.Bool("write", false, "render the tables into docs/benchmarks.md")
 	strict := fs.Bool("strict", false, "fail if a bar is not met")
@@ -179,7 +212,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 
 	one := func(r func() runnable) func() []runnable { return func() []runnable { return []runnable{r()} } }
 	all := map[string]func() []runnable{"bulk": one(b.bulk), "msgs": b.msgs, "scale": b.scale, "latency": one(b.latency), "idle": one(b.idle), "hs": one(b.hs), "verify": one(b.verify),
-		"many": one(b.many), "hot": one(b.hot)}
+		"many": one(b.many), "hot": one(b.hot), "hellos": b.helloPairs, "hidden": b.hidden}
 	var chosen []runnable
 	for name := range strings.SplitSeq(*what, ",") {
 		if all[name] == nil {
@@ -339,8 +372,11 @@ func parseImpls(list string) ([]impl, error) {
 			return nil, fmt.Errorf("-impl %q: want some of %q", name, allImpls)
 		}
 		wanted = append(wanted, im)
-		if im == implParley {
-			wanted = append(wanted, implEMP, implLTEP, implEMPAny)
+		switch im {
+		case implParley:
+			wanted = append(wanted, implEMP, implLTEP, implEMPAny, implPipe, implPrepared, implMSE, implVeil, implEMPVeil)
+		case implLibtorrent:
+			wanted = append(wanted, implLibtorrentRC4)
 		}
 	}
 	return wanted, nil
@@ -348,7 +384,7 @@ func parseImpls(list string) ([]impl, error) {
 
 // setUp builds the programs and finds out which of the implementations that are wanted and that something is measured with can run.
 func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) error {
-	for _, pkg := range []string{"./load", "./peer"} { // ours is never just left out
+	for _, pkg := range []string{"./load", "./peer", "./hellos"} { // ours is never just left out
 		if err := b.build(ctx, ".", pkg, filepath.Base(pkg), ""); err != nil {
 			return err
 		}
@@ -363,7 +399,7 @@ func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) err
 		}
 		var err error
 		switch im {
-		case implEMP, implLTEP, implEMPAny:
+		case implEMP, implLTEP, implEMPAny, implEMPVeil:
 			if im == implEMPAny {
 				if err := b.build(ctx, ".", "./peer", program[im], "parley_any_unsent"); err != nil {
 					return err
@@ -372,7 +408,7 @@ func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) err
 			if !slices.Contains(strings.Fields(string(spoken)), im.dialect()) {
 				err = errors.New("bench/peer/emp.go does not say that parley speaks it")
 			}
-		case implLibtorrent:
+		case implLibtorrent, implLibtorrentRC4:
 			if err = exec.CommandContext(ctx, python, "-c", "import libtorrent").Run(); err != nil {
 				err = fmt.Errorf("%w (install python3-libtorrent)", err)
 			}
@@ -384,6 +420,8 @@ func (b *bench) setUp(ctx context.Context, wanted []impl, chosen []runnable) err
 			}
 		case implLibp2p: // a module of its own, whose dependencies may be out of reach
 			err = b.build(ctx, "libp2p", ".", program[im], "")
+		case implAnacrolix: // likewise
+			err = b.build(ctx, "anacrolix", ".", program[im], "")
 		}
 		if err != nil {
 			b.leaveOut(string(im), err)

@@ -58,12 +58,8 @@ func (b *bench) oneWays() runnable {
 		}
 	}
 	r.Bars = append(r.Bars, Bar{Of: implEMP, Key: "msgs_s", Against: string(implRaw), AtLeast: 0.8, Case: "1 MiB"})
-	// Counts are for about a second each; what makes a system call for each message gets fewer.
-	type kind struct{ size, n, calls int }
-	kinds := map[string]kind{"64 B": {64, 8_000_000, 250_000}, "1 KiB": {1 << 10, 1_500_000, 150_000}, "16 KiB": {16 << 10, 100_000, 40_000},
-		"1 MiB": {1<<20 - 2, 2000, 1000}}
 	r.measure = func(ctx context.Context, im impl, c string) (map[string]float64, error) {
-		k := kinds[c]
+		k := messageKinds[c]
 		if im == implLibp2p {
 			k.n = k.calls
 		}
@@ -71,6 +67,10 @@ func (b *bench) oneWays() runnable {
 	}
 	return r
 }
+
+// messageKinds is the messages of each case. Counts are for about a second each; what makes a system call for each message gets fewer.
+var messageKinds = map[string]struct{ size, n, calls int }{"64 B": {64, 8_000_000, 250_000}, "1 KiB": {1 << 10, 1_500_000, 150_000}, "16 KiB": {16 << 10, 100_000, 40_000},
+	"1 MiB": {1<<20 - 2, 2000, 1000}}
 
 // requests is requests one after the other, each made when the one before is answered.
 func (b *bench) requests() runnable {
@@ -173,7 +173,7 @@ func (b *bench) command(e exchange, c content, dir, mode string, extra ...string
 		return []string{filepath.Join(b.tmp, program[e.im]), mode, "-n", n, "-size", size}
 	}
 	args := []string{filepath.Join(b.tmp, "peer"), mode, "-torrent", c.torrent, "-dir", dir, "-n", n, "-size", size, "-dialect", e.im.dialect()}
-	return slices.Concat(args, b.profileArg(e.im, fmt.Sprintf("msgs-%s-%d-%s", e.im.dialect(), e.size, mode)), extra)
+	return slices.Concat(args, e.im.helloArg(), b.profileArg(e.im, fmt.Sprintf("msgs-%s%s-%d-%s", e.im.dialect(), e.im.hello(), e.size, mode)), extra)
 }
 
 // exchangeOnce starts two ends, connects them and reads what they report.

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -30,10 +31,13 @@ const startTimeout = 60 * time.Second
 func (b *bench) startPeer(ctx context.Context, im impl, mode string, c content, dir string, extra ...string) (*peer, error) {
 	var args []string
 	switch im {
-	case implParley:
-		args = append([]string{filepath.Join(b.tmp, "peer"), mode, "-torrent", c.torrent, "-dir", dir}, extra...)
-	case implLibtorrent:
+	case implParley, implMSE, implVeil:
+		args = slices.Concat([]string{filepath.Join(b.tmp, "peer"), mode, "-torrent", c.torrent, "-dir", dir}, im.helloArg(), extra)
+	case implLibtorrent, implLibtorrentRC4:
 		args = append([]string{python, filepath.Join(b.src, "foreign", "lt_peer.py"), mode, c.torrent, dir}, extra...)
+		if im == implLibtorrentRC4 {
+			args = append(args, "--rc4")
+		}
 	case implAria2:
 		return b.startAria2(ctx, mode, c, dir)
 	default:

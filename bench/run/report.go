@@ -30,6 +30,7 @@ type Machine struct {
 	Cores                                 int
 	Kernel, Go, Parley, Libtorrent, Aria2 string
 	Libp2p                                string `json:",omitempty"`
+	Anacrolix                             string `json:",omitempty"`
 }
 
 // Sample is one measurement of one implementation in one case.
@@ -65,11 +66,12 @@ type Metric struct {
 	Base               string
 }
 
-// Bar is what the project asks of itself: the median of Key of one of ours, divided by that of Against if that is set, is at least AtLeast or, if that is 0, at most
-// AtMost. It holds in Case, or in every case.
+// Bar is what the project asks of itself: the median of Key of one of ours, divided by that of Against or less that of Above if one is set, is at least AtLeast or, if that is 0,
+// at most AtMost. It holds in Case, or in every case.
 type Bar struct {
 	Of                 impl // none is the first of the table's
 	Key, Against, Case string
+	Above              string
 	AtLeast, AtMost    float64
 }
 
@@ -200,6 +202,9 @@ func (t table) judge(bar Bar, c string, samples []Sample) (sentence string, met 
 	if bar.Against != "" {
 		sentence += " × " + bar.Against
 	}
+	if bar.Above != "" {
+		sentence += " above " + bar.Above
+	}
 	ours := spreadOf(samples, c, of, bar.Key)
 	value := ours.median
 	judged := ours.n > 0
@@ -207,6 +212,11 @@ func (t table) judge(bar Bar, c string, samples []Sample) (sentence string, met 
 		theirs := spreadOf(samples, c, impl(bar.Against), bar.Key)
 		judged = judged && theirs.n > 0 && theirs.median != 0
 		value /= theirs.median
+	}
+	if bar.Above != "" {
+		theirs := spreadOf(samples, c, impl(bar.Above), bar.Key)
+		judged = judged && theirs.n > 0
+		value -= theirs.median
 	}
 	met = judged && (word == "at least" && value >= limit || word == "at most" && value <= limit)
 	switch {
@@ -300,6 +310,9 @@ func (m Machine) String() string {
 	if m.Libp2p != "" {
 		s += ", go-libp2p " + m.Libp2p
 	}
+	if m.Anacrolix != "" {
+		s += ", anacrolix/torrent " + m.Anacrolix
+	}
 	return s
 }
 
@@ -354,6 +367,11 @@ func machine(ctx context.Context, src string, impls []impl) (Machine, error) {
 	}
 	if slices.Contains(impls, implLibp2p) {
 		if m.Libp2p, err = ask("go", "-C", "libp2p", "list", "-m", "-f", "{{.Version}}", "github.com/libp2p/go-libp2p"); err != nil {
+			return Machine{}, err
+		}
+	}
+	if slices.Contains(impls, implAnacrolix) {
+		if m.Anacrolix, err = ask("go", "-C", "anacrolix", "list", "-m", "-f", "{{.Version}}", "github.com/anacrolix/torrent"); err != nil {
 			return Machine{}, err
 		}
 	}

@@ -48,6 +48,7 @@ func TestVerdicts(t *testing.T) {
 	ratio := Bar{Key: "k", Against: "libtorrent", AtLeast: 0.8}
 	most := Bar{Key: "k", Against: "libtorrent", AtMost: 1.3}
 	absolute := Bar{Key: "k", AtMost: 8}
+	above := Bar{Key: "k", Above: "libtorrent", AtMost: 0.5}
 	for _, tt := range []struct {
 		name    string
 		bar     Bar
@@ -61,6 +62,9 @@ func TestVerdicts(t *testing.T) {
 		{"ratio at most missed", most, both(14, 10), false, "1.400, NOT met"},
 		{"absolute met", absolute, samplesOf(implParley, 7.5), true, "at most 8: 7.500, met"},
 		{"absolute missed", absolute, samplesOf(implParley, 8.5), false, "8.500, NOT met"},
+		{"above met", above, both(10.4, 10), true, "at most 0.5 above libtorrent: 0.400, met"},
+		{"above missed", above, both(10.6, 10), false, "0.600, NOT met"},
+		{"above nothing", above, samplesOf(implParley, 0.1), false, "not measured"},
 		{"only ours", ratio, samplesOf(implParley, 7), false, "not measured"},
 		{"only theirs", absolute, samplesOf(implLibtorrent, 7), false, "not measured"},
 		{"only theirs, ratio", most, samplesOf(implLibtorrent, 7), false, "not measured"},
@@ -113,7 +117,7 @@ func TestParseReport(t *testing.T) {
 
 func TestParseImpls(t *testing.T) {
 	got, err := parseImpls("parley,raw TCP")
-	if want := []impl{implParley, implEMP, implLTEP, implEMPAny, implRaw}; err != nil || !slices.Equal(got, want) {
+	if want := []impl{implParley, implEMP, implLTEP, implEMPAny, implPipe, implPrepared, implMSE, implVeil, implEMPVeil, implRaw}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q, %v; want %q", got, err, want)
 	}
 	if _, err := parseImpls("libtorrent,parly"); err == nil {
