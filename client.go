@@ -76,7 +76,7 @@ func NewClient(cfg Config) (*Client, error) {
 	rand.Read(c.peerID[len(peerIDPrefix):]) // never fails: it would end the program
 	timers := peerconn.NewTimers(time.Now)
 	c.conn = &peerconn.Options{Host: host{c}, Timers: timers, Group: &c.conns, SendQueueBytes: cfg.SendQueueBytes, Now: time.Now,
-		Ended: func(*peerconn.Conn) { c.shared.Disconnected() }, Drains: new(peerconn.Drains)}
+		Ended: func(*peerconn.Conn) { c.shared.Disconnected() }, Drains: new(peerconn.Drains), OwnIVs: new(peerconn.IVs)}
 	c.served, c.scans, c.exchanges = newServed(), gate.New(scanBudget), gate.New(keyExchangeBudget)
 	if cfg.StateDir != "" {
 		if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {

@@ -292,3 +292,23 @@ func TestHelloConfig(t *testing.T) {
 		t.Errorf("ParseHello(mse) is %v, %v", h, err)
 	}
 }
+
+// EMP/1 section 7.7: a veiled hello of our own that comes back to us is found out before anything is answered to it.
+func TestVeiledToOurselves(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	writeFile(t, path, 1000)
+	s := newClient(t, parley.Config{DialHellos: []parley.Hello{parley.HelloVeil}})
+	tor := share(t, s, path)
+	tor.AddPeers(s.Addr())
+	for ev := range tor.Events(within(t, 10*time.Second)) {
+		if ev.Kind == parley.EventPeerConnected {
+			t.Fatal("a session with ourselves")
+		}
+		if s.HelloStats().KeyExchanges.Granted > 0 { // it went on as whatever else it could be
+			break
+		}
+	}
+	if st := s.HelloStats(); st.KeyExchanges.Granted != 1 || st.Scans.Granted != 0 {
+		t.Errorf("%+v", st)
+	}
+}

@@ -101,6 +101,7 @@ type Options struct {
 	SendQueueBytes int             // bound of the application messages that wait to be written to one peer
 	Now            func() time.Time
 	Ended          func(c *Conn) // if set: called once, last, for each connection, after Session.Closed or Host.Refused
+	OwnIVs         *IVs          // of the veiled hellos that are under way; nil: a connection to ourselves is found out by the peer ID alone
 	Drains         *Drains       // where connections drain; nil: they are closed instead
 }
 
@@ -113,10 +114,11 @@ type Conn struct {
 	write  func() // c.writeLoop, made once so that starting it allocates nothing
 	read   func() // c.readLoop, likewise
 
-	opening *peer.Opening // before the streams are known; the read loop's, which makes it nil with the lock held
-	opener  obfs.Opener   // of an obfuscated connection; the read loop's
-	asked   bt.InfoHash   // the torrent of a veiled hello; the read loop's
-	told    bool          // the session, or the host, has been told of the end; the read loop's
+	iv      [veil.IVBytes]byte // of our veiled hello, while it is under way
+	opening *peer.Opening      // before the streams are known; the read loop's, which makes it nil with the lock held
+	opener  obfs.Opener        // of an obfuscated connection; the read loop's
+	asked   bt.InfoHash        // the torrent of a veiled hello; the read loop's
+	told    bool               // the session, or the host, has been told of the end; the read loop's
 
 	mu       sync.Mutex
 	m        peer.Machine
@@ -978,6 +980,7 @@ func (c *Conn) finish(end error) {
 	c.o.Timers.drop(c)
 	c.mu.Unlock()
 	c.tell()
+	c.o.OwnIVs.drop(c)
 	if c.o.Drains != nil {
 		c.o.Drains.drop(c)
 	}

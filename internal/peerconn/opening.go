@@ -2,9 +2,11 @@ package peerconn
 
 import (
 	"crypto/rand"
+	"sync"
 
 	"github.com/parley-bt/parley/internal/blockbuf"
 	"github.com/parley-bt/parley/obfs"
+	"github.com/parley-bt/parley/obfs/veil"
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
 )
@@ -26,6 +28,10 @@ func (c *Conn) begin(oc peer.OpeningConfig, role peer.Role) {
 		return
 	}
 	c.unsent = c.opening.AppendOutput(nil)
+	if role == peer.Initiator && oc.Hello == wire.HelloVeil {
+		copy(c.iv[:], c.unsent)
+		c.o.OwnIVs.add(c)
+	}
 }
 
 // open goes on with the opening. Once it is done open returns, with ok, what there is of the session's bytes: first what is plain, then what is to be opened, if there is an opener. It is the read loop's.
@@ -46,6 +52,7 @@ func (c *Conn) open(b []byte) (kept, fed []byte, ok bool) {
 		switch step {
 		case peer.OpeningDone:
 			c.opening = nil
+			c.o.OwnIVs.drop(c)
 			s := o.Streams()
 			c.opener, c.sealer = s.Opener, s.Sealer
 			c.m.Begin(o.Hello(), c.asked, o.Binding())
@@ -75,6 +82,11 @@ func (c *Conn) open(b []byte) (kept, fed []byte, ok bool) {
 			}
 			return nil, nil, false
 		case peer.OpeningScan:
+			if own := c.o.OwnIVs.find(o.First()[:]); own != nil {
+				own.Close(peer.ErrSelfConnection)
+				o.Found(nil, false, nil)
+				continue
+			}
 			secret, ih, err := c.o.Host.Scan(c, o.First())
 			c.asked = ih
 			o.Found(secret, secret != nil, err)
@@ -84,6 +96,44 @@ func (c *Conn) open(b []byte) (kept, fed []byte, ok bool) {
 			o.Torrent(c.o.Host.SKEY(o.Asked()))
 		}
 	}
+}
+
+// IVs is the veiled hellos of our own that are under way: one that comes in is a connection to ourselves (EMP/1 section 7.7). Its zero value is ready, it is safe for concurrent use, and a nil
+// one remembers nothing. There are no more of them than connections that are being opened.
+type IVs struct {
+	mu sync.Mutex
+	of map[[veil.IVBytes]byte]*Conn
+}
+
+func (i *IVs) add(c *Conn) {
+	if i == nil {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.of == nil {
+		i.of = make(map[[veil.IVBytes]byte]*Conn)
+	}
+	i.of[c.iv] = c
+}
+
+func (i *IVs) drop(c *Conn) {
+	if i == nil || c.iv == ([veil.IVBytes]byte{}) {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.of, c.iv)
+	c.iv = [veil.IVBytes]byte{}
+}
+
+func (i *IVs) find(hello []byte) *Conn {
+	if i == nil {
+		return nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.of[[veil.IVBytes]byte(hello)]
 }
 
 // sealBytes is how much of a large buffer is used for what is sealed into another: the rest is for what sealing adds.

@@ -18,7 +18,8 @@ type verdict uint8
 const (
 	keepOld verdict = iota
 	keepNew
-	askOld // the old one stays if it answers in time; until then both run
+	askOld   // the old one stays if it answers in time; until then both run
+	keepBoth // as long as they last
 )
 
 // rivals decides between two sessions with the same peer ID: EMP/1 section 7.7. ours is our own peer ID, theirs the peer's; oldIncoming and newIncoming say whether the peer
@@ -40,11 +41,32 @@ func rivals(ours, theirs bt.PeerID, oldIncoming, newIncoming, sameAddr bool, qui
 	return askOld
 }
 
+// proven takes into account that a session with a proved identity is not closed in favour of one without (EMP/1 section 7.7); old and new say whether either side has proven one there. Anybody can
+// prove some identity, so a stranger who does that with an ID that he has seen closes nobody's session either: both stay.
+func proven(v verdict, old, new, sameAddr bool) verdict {
+	switch {
+	case old == new:
+		return v
+	case old:
+		return keepOld
+	case sameAddr:
+		return keepNew
+	}
+	return keepBoth
+}
+
+// proved reports whether an identity was proven in a session, by the peer or by us: both sides then say the same.
+func (t *Torrent) proved(p *Peer) bool {
+	return p.identity != nil || t.cfg.Identity != nil && p.hello == wire.HelloVeil
+}
+
 // admitRival decides about a new session with a peer that has one.
 func (t *Torrent) admitRival(old, p *Peer) error {
 	now := t.cfg.Now()
 	judge := func(q *Peer) verdict {
-		return rivals(t.cfg.PeerID, p.id, q.incoming, p.incoming, q.addr.Addr() == p.addr.Addr(), now.Sub(lastReceived(q)))
+		sameAddr := q.addr.Addr() == p.addr.Addr()
+		v := rivals(t.cfg.PeerID, p.id, q.incoming, p.incoming, sameAddr, now.Sub(lastReceived(q)))
+		return proven(v, t.proved(q), t.proved(p), sameAddr)
 	}
 	// One that waits for the place of the old one is a session like others, and older than p.
 	if q := old.successor; q != nil {

@@ -48,6 +48,16 @@ func TestRivals(t *testing.T) {
 			}
 		})
 	}
+	for _, v := range []verdict{keepOld, keepNew, askOld} {
+		for i, c := range []struct {
+			old, new, sameAddr bool
+			want               verdict
+		}{{false, false, true, v}, {true, true, false, v}, {true, false, true, keepOld}, {true, false, false, keepOld}, {false, true, true, keepNew}, {false, true, false, keepBoth}} {
+			if got := proven(v, c.old, c.new, c.sameAddr); got != c.want {
+				t.Errorf("%v with identities, case %d: %v, want %v", v, i, got, c.want)
+			}
+		}
+	}
 	// Both sides decide alike, each from its own point of view.
 	for _, oldByA := range []bool{true, false} {
 		a := rivals(low, high, !oldByA, oldByA, true, 0)

@@ -29,6 +29,7 @@ import (
 
 // The sizes of a veiled hello, bytes (EMP/1 section 3).
 const (
+	IVBytes     = ivBytes                                  // what a hello begins with: random, and of that hello alone
 	HelloBytes  = ivBytes + tagBytes + keyBytes + boxBytes // what an initiator's first flight has before its padding
 	AnswerBytes = keyBytes + boxBytes                      // what a responder's has
 
