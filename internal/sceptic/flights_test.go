@@ -50,7 +50,7 @@ var collect = sync.OnceValue(func() *sides {
 		veilI: side{name: "veil initiator", head: veil.HelloBytes, keyAt: 36}, veilR: side{name: "veil responder", head: veil.AnswerBytes},
 		mseI: side{name: "MSE initiator", head: mse.KeyBytes, keyAt: -1}, mseR: side{name: "MSE responder", head: mse.KeyBytes, keyAt: -1},
 	}
-	must := func(err error) {
+	ok := func(err error) {
 		if err != nil {
 			panic(err)
 		}
@@ -58,23 +58,19 @@ var collect = sync.OnceValue(func() *sides {
 	for n := range connections {
 		var vi veil.Initiator
 		rng := seeded('i', n)
-		key, err := veil.NewKey(rng)
-		must(err)
-		must(vi.Init(veil.Config{Rand: rng, Key: key}, &ih))
+		ok(vi.Init(veil.Config{Rand: rng, Key: must(veil.NewKey(rng))}, &ih))
 		hello := vi.AppendOutput(nil)
 		rng = seeded('r', n)
-		key, err = veil.NewKey(rng)
-		must(err)
 		var vr veil.Responder
-		must(vr.Open(veil.Config{Rand: rng, Key: key}, (*[veil.HelloBytes]byte)(hello), &ih))
+		ok(vr.Open(veil.Config{Rand: rng, Key: must(veil.NewKey(rng))}, (*[veil.HelloBytes]byte)(hello), &ih))
 		s.veilI.add(hello, mask(hello, "EMP/1 initiator mask"))
 		s.veilR.add(vr.AppendOutput(nil), mask(hello, "EMP/1 responder mask"))
 
 		var mi mse.Initiator
-		must(mi.Init(mse.Config{Rand: seeded('m', n)}, ih, nil))
+		ok(mi.Init(mse.Config{Rand: seeded('m', n)}, ih, nil))
 		ya := mi.AppendOutput(nil)
 		var mr mse.Responder
-		must(mr.Begin(mse.Config{Rand: seeded('n', n)}, (*[mse.KeyBytes]byte)(ya)))
+		ok(mr.Begin(mse.Config{Rand: seeded('n', n)}, (*[mse.KeyBytes]byte)(ya)))
 		s.mseI.add(ya, [32]byte{})
 		s.mseR.add(mr.AppendOutput(nil), [32]byte{})
 	}
@@ -373,10 +369,6 @@ func TestWhoKnowsTheInfoHash(t *testing.T) {
 		t.Errorf("%d of %d random strings are on the curve: p %g", on, connections, p)
 	}
 }
-
-// p768 is MSE's prime.
-var p768, _ = new(big.Int).SetString("FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD"+
-	"EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A63A36210000000000090563", 16)
 
 // TestSquaresTellNothing asks whether anybody can tell MSE's keys from random numbers, and so from veiled flights, by their quadratic characters, as would be so if the generator were a square. It is not: P
 // mod 8 is 3, so 2 is none, and since (P-1)/2 is prime there is no other subgroup to be found in. Half of the keys are squares, as of all numbers.
