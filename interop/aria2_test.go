@@ -62,18 +62,18 @@ func aria2(t *testing.T, port int, dir string, args ...string) *process {
 }
 
 // aria2Seed seeds a content from a .torrent file; aria2 checks it first.
-func aria2Seed(t *testing.T, c *content, torrent string) string {
+func aria2Seed(t *testing.T, c *content, torrent string, args ...string) string {
 	t.Helper()
 	port := freePort(t)
-	p := aria2(t, port, filepath.Dir(c.path(t)), "--check-integrity=true", "--seed-ratio=0.0", "--bt-exclude-tracker=*", torrent)
+	p := aria2(t, port, filepath.Dir(c.path(t)), append([]string{"--check-integrity=true", "--seed-ratio=0.0", "--bt-exclude-tracker=*", torrent}, args...)...)
 	waitPort(t, p, port)
 	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 // aria2Get downloads from one peer and waits until aria2 is done and gone.
-func aria2Get(t *testing.T, source, dir, peer string) {
+func aria2Get(t *testing.T, source, dir, peer string, args ...string) {
 	t.Helper()
-	aria2(t, freePort(t), dir, "--seed-time=0", "--bt-exclude-tracker=*", "--bt-tracker="+tracker(t, peer), source).succeed(2 * patience)
+	aria2(t, freePort(t), dir, append([]string{"--seed-time=0", "--bt-exclude-tracker=*", "--bt-tracker=" + tracker(t, peer), source}, args...)...).succeed(2 * patience)
 }
 
 // TestAria2DownloadsFromParley: aria2, too, dials with an encrypted hello first and falls back.

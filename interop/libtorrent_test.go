@@ -152,36 +152,3 @@ func TestMagnets(t *testing.T) {
 		}
 	}
 }
-
-// TestLibtorrentWithEncryptionEnabled: libtorrent as it comes opens connections with an encrypted hello first. We close
-// those at once, since this version speaks plaintext only, and libtorrent then comes back in plaintext.
-func TestLibtorrentWithEncryptionEnabled(t *testing.T) {
-	const bar = 5 * time.Second
-	t.Run("libtorrent dials", func(t *testing.T) {
-		dir := t.TempDir()
-		magnet, addr := library{}.seed(t, single)
-		lt, _ := libtorrent(t, "--magnet", magnet, "--dir", dir, "--peer", addr, "--enc", "default")
-		hs := lt.event("handshaken")
-		after := time.Duration(hs.num("after") * float64(time.Second))
-		t.Logf("connected after %v", after)
-		if hs.flag("encrypted") {
-			t.Error("the session is encrypted: this test does not show what it should")
-		}
-		if after > bar {
-			t.Errorf("connected after %v, want %v at most", after, bar)
-		}
-		lt.event("complete")
-		wantContent(t, single, dir)
-	})
-	t.Run("parley dials", func(t *testing.T) {
-		dir := t.TempDir()
-		torrent, _ := libtorrentCreate(t, single)
-		_, addr := libtorrentSeed(t, single, torrent, "--enc", "default")
-		from := time.Now()
-		library{}.get(t, torrent, dir, addr)
-		if took := time.Since(from); took > bar {
-			t.Errorf("took %v, want %v at most", took, bar)
-		}
-		wantContent(t, single, dir)
-	})
-}

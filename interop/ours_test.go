@@ -146,7 +146,16 @@ func talk(t *testing.T, tor *parley.Torrent) {
 // newClient returns a client that is closed when the test ends.
 func newClient(t *testing.T) *parley.Client {
 	t.Helper()
-	c, err := parley.NewClient(parley.Config{ListenAddr: "127.0.0.1:0"})
+	return newClientWith(t, parley.Config{})
+}
+
+// newClientWith is newClient with other settings.
+func newClientWith(t *testing.T, cfg parley.Config) *parley.Client {
+	t.Helper()
+	if cfg.ListenAddr == "" {
+		cfg.ListenAddr = "127.0.0.1:0"
+	}
+	c, err := parley.NewClient(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -26,14 +27,22 @@ type transmission struct {
 // so whoever is to talk to it must dial it.
 func newTransmission(t *testing.T, dir string, torrent string) *transmission {
 	t.Helper()
+	return newTransmissionWith(t, dir, torrent, nil)
+}
+
+// newTransmissionWith is newTransmission with other settings.
+func newTransmissionWith(t *testing.T, dir, torrent string, other map[string]any) *transmission {
+	t.Helper()
 	cfg := t.TempDir()
 	port, rpcPort := freePort(t), freePort(t)
-	settings, err := json.Marshal(map[string]any{
+	all := map[string]any{
 		"bind-address-ipv4": "127.0.0.1", "bind-address-ipv6": "::1", "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
 		"port-forwarding-enabled": false, "peer-port": port, "encryption": 1, "rpc-bind-address": "127.0.0.1", "rpc-port": rpcPort, "rpc-whitelist-enabled": true,
 		"download-dir": dir, "preallocation": 0, "ratio-limit-enabled": false, "incomplete-dir-enabled": false, "rename-partial-files": false,
 		"script-torrent-done-enabled": false,
-	})
+	}
+	maps.Copy(all, other)
+	settings, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)
 	}

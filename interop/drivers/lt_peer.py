@@ -3,7 +3,7 @@
 
   lt_peer.py create PATH OUT [--hybrid] [--piece-size N]
   lt_peer.py run (--torrent FILE | --magnet URI) --dir DIR [--peer HOST:PORT] [--enc disabled|default|forced]
-             [--seed-mode] [--upload-rate BYTES] [--tracker URL] [--dht-node HOST:PORT]
+             [--level rc4|plaintext|both] [--seed-mode] [--upload-rate BYTES] [--tracker URL] [--dht-node HOST:PORT]
 
 Prints one JSON object per line and ends when its standard input does. `run` reports: listening (port), metadata,
 handshaken (seconds since the torrent was added, and whether the session is encrypted), seeding, complete (everything is
@@ -54,6 +54,9 @@ def settings(args):
     policy = {"disabled": lt.enc_policy.disabled, "forced": lt.enc_policy.forced}.get(args.enc)
     if policy is not None:  # else: as libtorrent comes, which tries an encrypted hello first
         s["in_enc_policy"] = s["out_enc_policy"] = int(policy)
+    if args.level:
+        s["allowed_enc_level"] = int({"rc4": lt.enc_level.rc4, "plaintext": lt.enc_level.plaintext, "both": lt.enc_level.both}[args.level])
+        s["prefer_rc4"] = args.level == "rc4"
     if args.dht_node:
         # All nodes are on one address, which libtorrent takes for one liar by default.
         s.update({"enable_dht": True, "dht_bootstrap_nodes": args.dht_node, "dht_restrict_routing_ips": False, "dht_restrict_search_ips": False,
@@ -144,6 +147,7 @@ def main():
     r.add_argument("--tracker")
     r.add_argument("--dht-node")
     r.add_argument("--enc", choices=["disabled", "default", "forced"], default="disabled")
+    r.add_argument("--level", choices=["rc4", "plaintext", "both"])
     r.add_argument("--seed-mode", action="store_true")
     r.add_argument("--upload-rate", type=int, default=0)
     r.set_defaults(func=run)
