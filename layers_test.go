@@ -36,17 +36,18 @@ var layerOf = map[string]int{
 	"internal/netpolicy": 0,
 	"internal/merkle":    0,
 
-	"metainfo":        1,
-	"wire":            1,
-	"wire/classic":    1,
-	"wire/ltep":       1,
-	"wire/azmp":       1,
-	"wire/emp":        1,
-	"tracker/proto":   1,
-	"obfs":            1,
-	"obfs/mse":        1,
-	"obfs/veil":       1,
-	"internal/resume": 1,
+	"metainfo":          1,
+	"wire":              1,
+	"wire/classic":      1,
+	"wire/ltep":         1,
+	"wire/azmp":         1,
+	"wire/emp":          1,
+	"tracker/proto":     1,
+	"obfs":              1,
+	"obfs/mse":          1,
+	"obfs/veil":         1,
+	"internal/resume":   1,
+	"internal/clientid": 1,
 
 	"peer":               2,
 	"internal/picker":    2,
@@ -72,6 +73,7 @@ var layerOf = map[string]int{
 
 	"daemon":     6,
 	"dht":        6,
+	"probe":      6,
 	"daemon/...": 6,
 	"codec/...":  6, // beside the public API, each with a library of its own: whoever embeds that API alone compiles neither
 

@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/parley-bt/parley/bt"
+	"github.com/parley-bt/parley/internal/clientid"
 	"github.com/parley-bt/parley/internal/messaging"
 	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/swarm"
@@ -78,7 +79,7 @@ func (p Peer) Info() PeerInfo {
 		DownRate: i.DownRate, UpRate: i.UpRate, MessagesIn: p.s.mp.Received(), MessagesOut: p.s.mp.SentMessages(), MessagesRefused: p.s.mp.Refused.Load(), AmChoking: i.AmChoking,
 		AmInterested: i.AmInterested, PeerChoking: i.PeerChoking, PeerInterested: i.PeerInterested, Since: i.Since}
 	if out.Client == "" {
-		out.Client = clientOf(i.ID)
+		out.Client = clientid.Of(i.ID)
 	}
 	return out
 }
@@ -432,26 +433,3 @@ func (p Peer) Close() error {
 	}
 	return nil
 }
-
-// clientOf reads a client's name and version from its peer ID, where that is in the style of Azureus ("-XX1234-").
-func clientOf(id bt.PeerID) string {
-	if id[0] != '-' || id[7] != '-' {
-		return ""
-	}
-	code := string(id[1:3])
-	for _, c := range code + string(id[3:7]) {
-		if c < '!' || c > '~' {
-			return ""
-		}
-	}
-	name := clientNames[code]
-	if name == "" {
-		name = code
-	}
-	v := string([]byte{id[3], '.', id[4], '.', id[5], '.', id[6]})
-	return name + " " + strings.TrimSuffix(v, ".0") // most use three digits
-}
-
-// clientNames are the codes of clients that people meet.
-var clientNames = map[string]string{"PY": "Parley", "LT": "libtorrent", "lt": "libTorrent", "TR": "Transmission", "qB": "qBittorrent", "A2": "aria2", "DE": "Deluge",
-	"UT": "uTorrent", "BI": "BiglyBT", "AZ": "Azureus", "WW": "WebTorrent", "GT": "anacrolix/torrent", "RN": "rain", "KT": "KTorrent", "BC": "BitComet"}
