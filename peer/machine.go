@@ -198,8 +198,9 @@ type Machine struct {
 	answerBytes int   // how much of out answers the peer (EMP/1 section 7.5)
 	paused      bool  // Next has stopped for it, and nothing was taken out since
 
-	mux       *muxState // nil until one side offers mux frames
-	sharedNew bool      // what the peer accepts may have changed
+	mux        *muxState // nil until the peer offers mux frames, or we offer them again
+	firstOffer *MuxUse   // what we have offered, while that is all
+	sharedNew  bool      // what the peer accepts may have changed
 
 	exchangesIn, exchangesOut int
 	quietFrames               int

@@ -96,7 +96,7 @@ type MuxEvent struct {
 	Refusee     *MuxType   // MuxRefused: the type of what was refused; nil if that is long ago
 }
 
-// muxState is a machine's part in the messaging phase. It exists once either side has sent an exchange with the "emp" key.
+// muxState is a machine's part in the messaging phase. See [Machine.muxed].
 type muxState struct {
 	they   emp.TheyOffer
 	types  map[string]*MuxType // every type that the peer has ever offered
@@ -146,10 +146,7 @@ func (m *Machine) theyOffer(e *ltep.Exchange) error {
 	if err != nil {
 		return nil // a malformed key is as good as none: the dictionary around it counts (EMP/1 section 6.1)
 	}
-	if m.mux == nil {
-		m.mux = new(muxState)
-	}
-	x := m.mux
+	x := m.muxed()
 	var mux uint8 // as this very exchange has it, and if it counts
 	for _, t := range e.M {
 		if t.Name == ltep.NameMux && t.ID == m.theyUse.ID(ltep.NameMux) {
@@ -184,14 +181,37 @@ func (m *Machine) updateTypes() {
 	m.openWaiting() // some that wait may have lost their type
 }
 
-// weOffer notes what SendExchange has announced of mux frames. An exchange without "emp" leaves all as it was.
-func (m *Machine) weOffer(use *MuxUse) {
-	if use == nil {
-		return
-	}
+// muxed returns the state of mux frames, which is made when there is something to keep in it: most peers never offer any, and then our first offer is all there is.
+func (m *Machine) muxed() *muxState {
 	if m.mux == nil {
 		m.mux = new(muxState)
+		if first := m.firstOffer; first != nil {
+			m.firstOffer = nil
+			m.noteOffer(first)
+		}
 	}
+	return m.mux
+}
+
+// muxFrames reports whether we have given out id for mux frames.
+func (m *Machine) muxFrames(id uint8) bool {
+	return m.mux != nil && m.mux.we != nil && id == m.mux.id || m.firstOffer != nil && id == m.firstOffer.ID
+}
+
+// weOffer notes what SendExchange has announced of mux frames. An exchange without "emp" leaves all as it was.
+func (m *Machine) weOffer(use *MuxUse) {
+	switch {
+	case use == nil:
+	case m.mux == nil && m.firstOffer == nil:
+		m.firstOffer = use
+	default:
+		m.muxed()
+		m.noteOffer(use)
+	}
+}
+
+// noteOffer does what weOffer says once there is a state.
+func (m *Machine) noteOffer(use *MuxUse) {
 	x := m.mux
 	if x.we == nil {
 		x.id, x.window, x.requests = use.ID, int64(max(use.Window, wire.MinWindow)), use.Requests // a smaller window counts as that (EMP/1 section 6.2)

@@ -286,7 +286,8 @@ func (m *Machine) handleExtended(e *wire.Extended) (wire.Message, error) {
 		return m.handleExchange(e.Payload)
 	case m.weUse == nil:
 		return nil, m.quiet()
-	case m.mux != nil && m.mux.we != nil && e.ID == m.mux.id:
+	case m.muxFrames(e.ID):
+		m.muxed()
 		return nil, m.handleMux(e.Payload)
 	case e.ID == m.weUse.Metadata:
 		return m.handleMetadata(e.Payload)

@@ -55,18 +55,13 @@ func proven(v verdict, old, new, sameAddr bool) verdict {
 	return keepBoth
 }
 
-// proved reports whether an identity was proven in a session, by the peer or by us: both sides then say the same.
-func (t *Torrent) proved(p *Peer) bool {
-	return p.identity != nil || t.cfg.Identity != nil && p.hello == wire.HelloVeil
-}
-
 // admitRival decides about a new session with a peer that has one.
 func (t *Torrent) admitRival(old, p *Peer) error {
 	now := t.cfg.Now()
 	judge := func(q *Peer) verdict {
 		sameAddr := q.addr.Addr() == p.addr.Addr()
 		v := rivals(t.cfg.PeerID, p.id, q.incoming, p.incoming, sameAddr, now.Sub(lastReceived(q)))
-		return proven(v, t.proved(q), t.proved(p), sameAddr)
+		return proven(v, q.proved, p.proved, sameAddr)
 	}
 	// One that waits for the place of the old one is a session like others, and older than p.
 	if q := old.successor; q != nil {

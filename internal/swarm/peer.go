@@ -40,9 +40,9 @@ type Peer struct {
 
 	// Set when the session opens, then read by anyone.
 	id        bt.PeerID
-	hello     wire.Hello
-	identity  ed25519.PublicKey // proven; nil if none was
 	reserved  wire.Reserved
+	hello     wire.Hello
+	proved    bool // an identity was proven by the peer, or by us: both sides then say the same
 	namedPort bool // it has said where its DHT node is
 	dialect   wire.Dialect
 	fast      bool
@@ -147,7 +147,7 @@ func (t *Torrent) local() peer.Local {
 func (p *Peer) Open(c *peerconn.Conn) {
 	c.Do(func(m *peer.Machine) {
 		p.id, p.reserved, p.dialect, p.fast, p.v2 = m.PeerID(), m.Reserved(), m.Dialect(), m.Fast(), m.V2()
-		p.hello, p.identity = m.Hello(), m.Identity()
+		p.hello, p.proved = m.Hello(), m.Identity() != nil || p.t.cfg.Identity != nil && m.Hello() == wire.HelloVeil
 	})
 	p.endHello()
 	p.conn = c
@@ -295,7 +295,7 @@ type Info struct {
 
 // Info returns what is known about the peer now.
 func (p *Peer) Info() Info {
-	i := Info{ID: p.id, Dialect: p.dialect, Hello: p.hello, Identity: p.identity, Reserved: p.reserved, Incoming: p.incoming, Since: p.since, Uploaded: p.uploaded.Load()}
+	i := Info{ID: p.id, Dialect: p.dialect, Hello: p.hello, Reserved: p.reserved, Incoming: p.incoming, Since: p.since, Uploaded: p.uploaded.Load()}
 	fill := func() {
 		now := p.t.cfg.Now()
 		i.Client = p.exchange.Client
@@ -312,7 +312,7 @@ func (p *Peer) Info() Info {
 	p.t.look(fill)
 	if p.conn != nil {
 		p.conn.Do(func(m *peer.Machine) {
-			i.Dialect = m.Dialect()
+			i.Dialect, i.Identity = m.Dialect(), m.Identity()
 			i.AmChoking, i.AmInterested, i.PeerChoking, i.PeerInterested = m.Choke()
 			i.LastReceived = m.LastReceived()
 			switch set, all := m.Has(); {
