@@ -102,7 +102,7 @@ func (d *dialogue) enhance() {
 	use.Mux = tm.use()
 	d.m.weUse = use
 	d.m.weOffer(use.Mux)
-	if _, err := d.m.mux.they.Apply(&o, theirMux); err != nil {
+	if _, err := d.m.muxed().they.Apply(&o, theirMux); err != nil {
 		d.t.Fatal(err)
 	}
 	d.m.updateTypes()
