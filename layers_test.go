@@ -58,6 +58,7 @@ var layerOf = map[string]int{
 	"internal/ladder":    2,
 
 	"storage":            3,
+	"probe":              3, // of sessions it has the hello and the exchange alone: package peer, and sockets
 	"tracker":            3,
 	"tracker/server":     3,
 	"internal/peerconn":  3,
@@ -73,7 +74,6 @@ var layerOf = map[string]int{
 
 	"daemon":     6,
 	"dht":        6,
-	"probe":      6,
 	"daemon/...": 6,
 	"codec/...":  6, // beside the public API, each with a library of its own: whoever embeds that API alone compiles neither
 

@@ -251,6 +251,15 @@ What is told of one torrent has "info_hash" besides, which of a v2 torrent is th
   file               verify, for each file: "path", "bytes", "state" (ok, partial, missing or damaged), "pieces" (that lie in it), "bad_pieces",
                      "unknown_pieces" (shared with a file that is not whole), "error"
   checked            verify: "info_hash", "files", and of these "ok", "partial", "missing", "damaged"
+  probe              probe: "addr", "info_hash", "swarm_key", "reachable", "accepted" (the tries whose hello was accepted), and "steps": of each "try" (plaintext, mse-rc4,
+                     mse-plaintext, veil; silence and random without a torrent), "outcome" (accepted, closed, no_answer, other, unreachable), "text" (the same
+                     for people), "error", "received_bytes", and as far as it was seen "connect_seconds" and, counted from the connection,
+                     "first_byte_seconds", "handshake_seconds" (MSE or the veil itself), "hello_seconds", "exchange_seconds" and "end_seconds"; "round_trips"
+                     to the hello and "exchange_round_trips" to the exchange; "first_try", if this is the second. Of an accepted one "session", the peer's
+                     own word but for "identity", which is proven: "dialect", "reserved" and "reserved_bits", "peer_id", "peer_id_client" (that such a
+                     peer_id stands for), "error" (what ended it early), "exchange" (whether one came), "client", "extensions" (name to id), "metadata_size",
+                     "reqq", "upload_only", "port", and "emp": "version", "mux", "veil", "window_bytes", "requests", and "types" with "type", "id",
+                     "min_version", "max_version", "max_bytes"
   identity           identity new and show: "path", "public_key" (64 hexadecimal digits), "created" (by this command)
   swarm_key          identity swarm-key: "path"
   version            "version", "revision", "go", "platform"

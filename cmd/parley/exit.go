@@ -33,6 +33,7 @@ const (
 	exitTooLarge    = 12
 	exitBusy        = 13
 	exitVersion     = 14
+	exitNotAccepted = 15
 	exitInterrupted = 130
 )
 
@@ -56,6 +57,7 @@ var exitCodes = []struct {
 	{exitTooLarge, "send: the message is larger than the peer takes, or the answer longer than --reply-max or the peer's own limit"},
 	{exitBusy, "send: the peer is busy: out of memory for messages, or with too many requests; try again later"},
 	{exitVersion, "send: the peer does not receive that version of the type, or has no requests since it knows only plain BEP 10 messages"},
+	{exitNotAccepted, "probe: the peer cannot be reached, or accepted none of the hellos that were tried"},
 	{exitInterrupted, "ended by Ctrl-C or a termination signal before it was done, or by force since it did not end in time"},
 }
 

@@ -10,7 +10,7 @@ import (
 // On a terminal no line of the help is wider than it, but for what is laid out in columns, and no word is lost.
 func TestHelpFits(t *testing.T) {
 	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
-	for _, command := range []string{"get", "seed", "create", "tracker", "listen", "send", "show", "verify"} {
+	for _, command := range []string{"get", "seed", "create", "tracker", "listen", "send", "show", "verify", "probe"} {
 		plain := cli(t, command, "--help")
 		plain.check(t, exitOK)
 		for _, columns := range []int{60, 80, 200} {

@@ -106,7 +106,7 @@ func (a *app) rootCmd() *cobra.Command {
 	must(root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions(logLevels, cobra.ShellCompDirectiveNoFileComp)))
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
-		a.createCmd(), a.showCmd(), a.verifyCmd(), a.seedCmd(), a.getCmd(), a.listenCmd(), a.sendCmd(), a.trackerCmd(), a.identityCmd(), a.versionCmd(), a.manCmd(),
+		a.createCmd(), a.showCmd(), a.verifyCmd(), a.seedCmd(), a.getCmd(), a.listenCmd(), a.sendCmd(), a.trackerCmd(), a.probeCmd(), a.identityCmd(), a.versionCmd(), a.manCmd(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: "The exit codes of parley:\n\n" + exitCodeText()},
 		&cobra.Command{Use: "events", Short: "The JSON lines of --json and listen", Long: eventHelp},
 	)
