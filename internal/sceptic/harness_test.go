@@ -49,7 +49,10 @@ type hosts struct {
 	mu      sync.Mutex
 	ends    map[*peerconn.Conn]error
 	refused int
-	proven  func(c *peerconn.Conn)
+	proven  func(c *peerconn.Conn) // of a veiled hello whose first record has opened
+	session func(s *session)       // changes a responder's session before it is used
+
+	onRefused func(err error)
 }
 
 func newHosts() *hosts {
@@ -87,7 +90,11 @@ func (h *hosts) Accept(c *peerconn.Conn, hello wire.Hello, asked bt.InfoHash) (p
 	if hello == wire.HelloVeil && h.proven != nil {
 		h.proven(c)
 	}
-	return &session{h: h}, peer.Local{Geometry: geometry}, nil
+	s := &session{h: h}
+	if h.session != nil {
+		h.session(s)
+	}
+	return s, peer.Local{Geometry: geometry}, nil
 }
 
 func (h *hosts) Scan(c *peerconn.Conn, hello *[veil.HelloBytes]byte) (*veil.Secret, bt.InfoHash, error) {
@@ -113,9 +120,12 @@ func (h *hosts) SKEY(hash [20]byte) ([20]byte, bool) { return ih, hash == mse.Re
 
 func (h *hosts) Refused(c *peerconn.Conn, err error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.refused++
 	h.ends[c] = err
+	h.mu.Unlock()
+	if h.onRefused != nil {
+		h.onRefused(err)
+	}
 }
 
 // session is one connection's, on either side.
