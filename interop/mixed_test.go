@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -20,6 +21,18 @@ import (
 // have one copy. A tracker of ours tells them of each other. In the end each has everything.
 func TestMixedSwarm(t *testing.T) {
 	t.Parallel()
+	mixedSwarm(t, parley.Config{}, "disabled")
+}
+
+// TestMixedSwarmVeiled: the same where ours dial with the veil first, then by MSE, and in plaintext only who knows neither; among themselves they are veiled.
+func TestMixedSwarmVeiled(t *testing.T) {
+	t.Parallel()
+	mixedSwarm(t, parley.Config{DialHellos: []parley.Hello{parley.HelloVeil, parley.HelloMSE, parley.HelloPlaintext}}, "default")
+}
+
+// mixedSwarm has ours be of one configuration, and libtorrent of one policy.
+func mixedSwarm(t *testing.T, cfg parley.Config, policy string) {
+	t.Helper()
 	c := single
 	whole, err := os.ReadFile(c.path(t))
 	if err != nil {
@@ -56,20 +69,12 @@ func TestMixedSwarm(t *testing.T) {
 	tr := newTransmission(t, place(0, c.name), torrent)
 	wt, wtAddr := webtorrent(t, torrent, place(1, c.name))
 	rt := newRtorrent(t, place(2, c.name), torrent)
-	lt, ltAddr := libtorrent(t, "--torrent", torrent, "--dir", place(3, c.name), "--peer", wtAddr)
+	lt, ltAddr := libtorrent(t, "--torrent", torrent, "--dir", place(3, c.name), "--peer", wtAddr, "--enc", policy)
 
 	var group sync.WaitGroup
 	defer group.Wait()
 	for k := 4; k < 6; k++ { // ours keep what is not complete in part files
-		client, err := parley.NewClient(parley.Config{ListenAddr: "127.0.0.1:0"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := client.Close(); err != nil {
-				t.Error(err)
-			}
-		})
+		client := newClientWith(t, cfg)
 		o := parley.TorrentOptions{Dir: place(k, c.name+".part"), Trackers: [][]string{{announce}}}
 		for _, a := range []string{tr.addr, wtAddr, ltAddr} {
 			o.Peers = append(o.Peers, netip.MustParseAddrPort(a))
@@ -79,6 +84,7 @@ func TestMixedSwarm(t *testing.T) {
 			t.Fatal(err)
 		}
 		talk(t, tor)
+		met := watch(t, tor)
 		if err := tor.WaitMetadata(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -89,13 +95,26 @@ func TestMixedSwarm(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 			defer cancel()
 			if err := tor.WaitComplete(ctx); err != nil {
-				t.Errorf("ours, member %d: %v; %+v", k, err, tor.Stats())
+				t.Errorf("ours, member %d: %v; %+v; sessions %v; failed dials:\n%s", k, err, tor.Stats(), met.infos(), met.failures())
 				return
 			}
 			s := tor.Stats()
 			t.Logf("ours, member %d: %d bytes received, %d sent, %d wasted", k, s.Downloaded, s.Uploaded, s.Wasted)
 			if s.Uploaded == 0 {
 				t.Errorf("ours, member %d: sent nothing", k)
+			}
+			veiled := 0
+			for _, i := range met.infos() {
+				t.Logf("ours, member %d: hello %v with %q, opened by the peer %t", k, i.Hello, i.Client, i.Initiator)
+				if i.Hello == parley.HelloVeil {
+					veiled++
+				}
+				if i.Hello == parley.HelloPlaintext && !i.Initiator && cfg.DialHellos != nil && !strings.Contains(strings.ToLower(i.Client), "webtorrent") {
+					t.Errorf("ours, member %d: plaintext with %q, which knows MSE", k, i.Client)
+				}
+			}
+			if veiled == 0 && cfg.DialHellos != nil {
+				t.Errorf("ours, member %d: no session with the other was veiled", k)
 			}
 		})
 	}

@@ -4,9 +4,11 @@ package interop
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -166,6 +168,7 @@ type sessions struct {
 	tor   *parley.Torrent
 	mu    sync.Mutex
 	peers []parley.Peer
+	fails []string // of dials
 	grown chan struct{}
 }
 
@@ -177,11 +180,13 @@ func watch(t *testing.T, tor *parley.Torrent) *sessions {
 	go func() {
 		defer close(done)
 		for ev := range events {
-			if ev.Kind != parley.EventPeerConnected {
-				continue
-			}
 			s.mu.Lock()
-			s.peers = append(s.peers, ev.Peer)
+			switch ev.Kind {
+			case parley.EventPeerConnected:
+				s.peers = append(s.peers, ev.Peer)
+			case parley.EventDialFailed:
+				s.fails = append(s.fails, fmt.Sprintf("%s %v: %v", ev.Time.Format("05.000"), ev.Addr, ev.Err))
+			}
 			s.mu.Unlock()
 			select {
 			case s.grown <- struct{}{}:
@@ -200,6 +205,13 @@ func (s *sessions) infos() (all []parley.PeerInfo) {
 		all = append(all, p.Info())
 	}
 	return all
+}
+
+// failures returns the last dials that came to nothing.
+func (s *sessions) failures() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.fails[max(0, len(s.fails)-30):], "\n")
 }
 
 // wait waits for n sessions and returns what is known of them.
