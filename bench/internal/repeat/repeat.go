@@ -19,7 +19,8 @@ type Thing struct {
 	Per     int               // how many of what is reported one time is; 0 is 1
 }
 
-// Main measures what choose returns for the first argument, for as long as the flag -for says, and prints "EACH CPU_NS NS ALLOCATIONS TIMES".
+// Main measures what choose returns for the first argument, for as long as the flag -for says, and prints "EACH CPU_NS NS ALLOCATIONS TIMES":
+// processor time and time for each of Per, allocations for one time, rounded down, since the runtime has some of its own.
 func Main(args []string, choose func(what string, n int) (Thing, error)) error {
 	if len(args) == 0 {
 		return fmt.Errorf("want what to measure as the first argument")
@@ -62,7 +63,7 @@ func (t Thing) measure(long time.Duration) error {
 		times += t.Batch
 	}
 	each := float64(times * max(1, t.Per))
-	fmt.Printf("EACH %.3f %.3f %.4f %d\n", float64(cpu.Nanoseconds())/each, float64(took.Nanoseconds())/each, float64(mallocs)/float64(times), times)
+	fmt.Printf("EACH %.3f %.3f %d %d\n", float64(cpu.Nanoseconds())/each, float64(took.Nanoseconds())/each, mallocs/uint64(times), times)
 	return nil
 }
 
