@@ -30,10 +30,11 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 // The times of these tests: what answers at all does so at once.
 const (
 	firstAnswer = 2 * time.Second
-	soon        = 300 * time.Millisecond // where nobody answers
+	shortly     = 800 * time.Millisecond // where some hellos are answered and others are not
+	soon        = 300 * time.Millisecond // where none is
 )
 
-// run probes addr.
+// run probes addr. It may be called by any goroutine of a test.
 func run(t *testing.T, addr string, o probe.Options) *probe.Report {
 	t.Helper()
 	if o.FirstAnswer == 0 {
@@ -43,7 +44,8 @@ func run(t *testing.T, addr string, o probe.Options) *probe.Report {
 	begin := time.Now()
 	r, err := probe.Run(t.Context(), new(net.Dialer), addr, o)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return new(probe.Report)
 	}
 	if took, most := time.Since(begin), time.Duration(len(r.Steps)+1)*(o.FirstAnswer+2*o.Whole+2*time.Second); took > most {
 		t.Errorf("took %v, want %v at most", took, most)
@@ -122,7 +124,14 @@ func seed(t *testing.T, cfg parley.Config, o parley.TorrentOptions) (*parley.Tor
 
 // TestPolicies: what a client of ours takes, and no more, is seen as accepted.
 func TestPolicies(t *testing.T) {
+	t.Parallel()
 	all := []parley.Hello{parley.HelloPlaintext, parley.HelloMSE, parley.HelloVeil}
+	type policy struct {
+		accept []parley.Hello
+		r      *probe.Report
+	}
+	var policies [8]policy
+	var probes sync.WaitGroup // all at once: most of the time they wait
 	for set := 1; set < 8; set++ {
 		var accept []parley.Hello
 		for i, h := range all {
@@ -130,11 +139,17 @@ func TestPolicies(t *testing.T) {
 				accept = append(accept, h)
 			}
 		}
-		takes := wire.HellosOf(accept...)
-		t.Run(names(accept), func(t *testing.T) {
-			t.Parallel()
-			tor, addr := seed(t, parley.Config{AcceptHellos: accept}, parley.TorrentOptions{})
-			r := run(t, addr, probe.Options{InfoHash: tor.InfoHash(), FirstAnswer: soon, Whole: 2 * soon})
+		tor, addr := seed(t, parley.Config{AcceptHellos: accept}, parley.TorrentOptions{})
+		p := &policies[set]
+		p.accept = accept
+		probes.Go(func() {
+			p.r = run(t, addr, probe.Options{InfoHash: tor.InfoHash(), FirstAnswer: shortly, Whole: 2 * shortly})
+		})
+	}
+	probes.Wait()
+	for _, p := range policies[1:] {
+		t.Run(names(p.accept), func(t *testing.T) {
+			takes, r := wire.HellosOf(p.accept...), p.r
 			if len(r.Steps) != 4 || !r.Accepted() || !r.Reached() {
 				t.Fatalf("%d steps, accepted %v, reached %v", len(r.Steps), r.Accepted(), r.Reached())
 			}
@@ -152,9 +167,8 @@ func TestPolicies(t *testing.T) {
 		})
 	}
 	t.Run("RC4 alone", func(t *testing.T) {
-		t.Parallel()
 		tor, addr := seed(t, parley.Config{MSE: parley.MSEOnlyRC4}, parley.TorrentOptions{})
-		r := run(t, addr, probe.Options{InfoHash: tor.InfoHash(), Hellos: wire.HellosOf(wire.HelloMSE), FirstAnswer: soon, Whole: 2 * soon})
+		r := run(t, addr, probe.Options{InfoHash: tor.InfoHash(), Hellos: wire.HellosOf(wire.HelloMSE), FirstAnswer: shortly, Whole: 2 * shortly})
 		if len(r.Steps) != 2 {
 			t.Errorf("%d steps", len(r.Steps))
 		}
@@ -352,6 +366,7 @@ func flood(unit []byte) func(net.Conn) {
 
 // TestHostile: whatever a peer does, the probe ends in time, reads a bounded number of bytes, and tells what it saw.
 func TestHostile(t *testing.T) {
+	t.Parallel()
 	garbage := make([]byte, 4096)
 	if _, err := rand.Read(garbage); err != nil {
 		t.Fatal(err)
@@ -359,19 +374,21 @@ func TestHostile(t *testing.T) {
 	garbage[0] = 'H' // no classic hello begins like that
 	long := bytes.Repeat([]byte{0}, 60_000)
 	good := ltep.AppendExchange(nil, &ltep.Exchange{Client: "late"})
-	for _, tt := range []struct {
+	tests := []struct {
 		name  string
 		talk  func(net.Conn)
 		plain probe.Outcome // of the plaintext hello
 		veil  probe.Outcome
 		check func(*testing.T, *probe.Report)
+
+		r, unnamed *probe.Report
 	}{
-		{"silent", drain, probe.NoAnswer, probe.NoAnswer, nil},
-		{"closes at once", func(net.Conn) {}, probe.Closed, probe.Closed, nil},
-		{"closes when it has read", func(c net.Conn) { _, _ = c.Read(make([]byte, 1000)) }, probe.Closed, probe.Closed, nil},
-		{"garbage", func(c net.Conn) { _, _ = c.Write(garbage); drain(c) }, probe.Other, probe.Other, nil},
-		{"garbage and closes", func(c net.Conn) { _, _ = c.Write(garbage) }, probe.Other, probe.Other, nil},
-		{"floods", flood(garbage), probe.Other, probe.Other, nil},
+		{"silent", drain, probe.NoAnswer, probe.NoAnswer, nil, nil, nil},
+		{"closes at once", func(net.Conn) {}, probe.Closed, probe.Closed, nil, nil, nil},
+		{"closes when it has read", func(c net.Conn) { _, _ = c.Read(make([]byte, 1000)) }, probe.Closed, probe.Closed, nil, nil, nil},
+		{"garbage", func(c net.Conn) { _, _ = c.Write(garbage); drain(c) }, probe.Other, probe.Other, nil, nil, nil},
+		{"garbage and closes", func(c net.Conn) { _, _ = c.Write(garbage) }, probe.Other, probe.Other, nil, nil, nil},
+		{"floods", flood(garbage), probe.Other, probe.Other, nil, nil, nil},
 		{"one byte at a time", func(c net.Conn) {
 			for _, b := range append(greeting(theTorrent), garbage...) {
 				if _, err := c.Write([]byte{b}); err != nil {
@@ -379,39 +396,47 @@ func TestHostile(t *testing.T) {
 				}
 				time.Sleep(20 * time.Millisecond)
 			}
-		}, probe.Other, probe.Other, nil},
-		{"half a hello", func(c net.Conn) { _, _ = c.Write(greeting(theTorrent)[:50]); drain(c) }, probe.Other, probe.Other, nil},
-		{"half a hello and closes", func(c net.Conn) { _, _ = c.Write(greeting(theTorrent)[:50]); _, _ = c.Read(make([]byte, 1000)) }, probe.Closed, probe.Closed, nil},
-		{"another torrent", func(c net.Conn) { _, _ = c.Write(greeting(bt.InfoHash{9})); drain(c) }, probe.Other, probe.Other, nil},
+		}, probe.Other, probe.Other, nil, nil, nil},
+		{"half a hello", func(c net.Conn) { _, _ = c.Write(greeting(theTorrent)[:50]); drain(c) }, probe.Other, probe.Other, nil, nil, nil},
+		{"half a hello and closes", func(c net.Conn) { _, _ = c.Write(greeting(theTorrent)[:50]); _, _ = c.Read(make([]byte, 1000)) }, probe.Closed, probe.Closed, nil, nil, nil},
+		{"another torrent", func(c net.Conn) { _, _ = c.Write(greeting(bt.InfoHash{9})); drain(c) }, probe.Other, probe.Other, nil, nil, nil},
 		{"no exchange", after(nil), probe.Accepted, probe.Other, func(t *testing.T, r *probe.Report) {
 			if x := step(t, r, probe.Plaintext).Session; x.Exchange != nil || x.Err != nil || !x.HasHello || x.Dialect != wire.DialectLTEP {
 				t.Errorf("%+v", x)
 			}
-		}},
-		{"a frame of 4 GiB", after(frame(1<<32-1, 20, 0, garbage)), probe.Accepted, probe.Other, wantErr},
-		{"a frame that is longer than it may", after(frame(2<<20, 20, 0, garbage)), probe.Accepted, probe.Other, wantErr},
-		{"an exchange that is too long", after(frame(70_000, 20, 0, make([]byte, 70_000-2))), probe.Accepted, probe.Other, nil},
-		{"an exchange that never ends", after(frame(60_000, 20, 0, good)), probe.Accepted, probe.Other, nil},
-		{"an exchange that cannot be read", after(frame(7, 20, 0, []byte("d1:mi"))), probe.Accepted, probe.Other, nil},
+		}, nil, nil},
+		{"a frame of 4 GiB", after(frame(1<<32-1, 20, 0, garbage)), probe.Accepted, probe.Other, wantErr, nil, nil},
+		{"a frame that is longer than it may", after(frame(2<<20, 20, 0, garbage)), probe.Accepted, probe.Other, wantErr, nil, nil},
+		{"an exchange that is too long", after(frame(70_000, 20, 0, make([]byte, 70_000-2))), probe.Accepted, probe.Other, nil, nil, nil},
+		{"an exchange that never ends", after(frame(60_000, 20, 0, good)), probe.Accepted, probe.Other, nil, nil, nil},
+		{"an exchange that cannot be read", after(frame(7, 20, 0, []byte("d1:mi"))), probe.Accepted, probe.Other, nil, nil, nil},
 		{"one that can behind one that cannot", after(append(frame(7, 20, 0, []byte("d1:mi")), frame(uint32(len(good)+2), 20, 0, good)...)), probe.Accepted, probe.Other, func(t *testing.T, r *probe.Report) {
 			if x := step(t, r, probe.Plaintext).Session; x.Exchange == nil || x.Exchange.Client != "late" {
 				t.Errorf("%+v", x)
 			}
-		}},
+		}, nil, nil},
 		{"frames without end", func(c net.Conn) {
 			if _, err := c.Write(greeting(theTorrent)); err == nil {
 				flood(frame(uint32(len(long)+2), 20, 77, long))(c)
 			}
-		}, probe.Accepted, probe.Other, wantErr},
+		}, probe.Accepted, probe.Other, wantErr, nil, nil},
 		{"keep-alives without end", func(c net.Conn) {
 			if _, err := c.Write(greeting(theTorrent)); err == nil {
 				flood(make([]byte, 4096))(c)
 			}
-		}, probe.Accepted, probe.Other, wantErr},
-	} {
+		}, probe.Accepted, probe.Other, wantErr, nil, nil},
+	}
+	var probes sync.WaitGroup // all at once: most of the time they wait
+	for i := range tests {
+		tt := &tests[i]
+		addr := serve(t, tt.talk)
+		probes.Go(func() { tt.r = run(t, addr, probe.Options{InfoHash: theTorrent, FirstAnswer: soon, Whole: 2 * soon}) })
+		probes.Go(func() { tt.unnamed = run(t, addr, probe.Options{FirstAnswer: soon, Whole: 2 * soon}) })
+	}
+	probes.Wait()
+	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			r := run(t, serve(t, tt.talk), probe.Options{InfoHash: theTorrent, FirstAnswer: soon, Whole: 2 * soon})
+			r := tt.r
 			if len(r.Steps) != 4 {
 				t.Fatalf("%d steps", len(r.Steps))
 			}
@@ -425,11 +450,8 @@ func TestHostile(t *testing.T) {
 			if tt.check != nil {
 				tt.check(t, r)
 			}
-		})
-		t.Run(tt.name+", no torrent", func(t *testing.T) {
-			t.Parallel()
-			if r := run(t, serve(t, tt.talk), probe.Options{FirstAnswer: soon, Whole: 2 * soon}); len(r.Steps) != 2 || r.Accepted() {
-				t.Errorf("%+v", r)
+			if r := tt.unnamed; len(r.Steps) != 2 || r.Accepted() {
+				t.Errorf("without a torrent: %+v", r)
 			}
 		})
 	}
