@@ -352,15 +352,20 @@ func find(n int) (repeat.Thing, error) {
 	}}, nil
 }
 
+// hashes keeps what it has hashed: nobody could use a sum otherwise, and a call whose result is dropped takes a tenth less.
 func hashes(n int) repeat.Thing {
 	var in [36]byte
 	rand.Read(in[:])
 	return repeat.Thing{Batch: max(1, hashed/n), Per: n, Do: func(times int) error {
+		var sum [sha1.Size]byte
 		for range times {
 			for k := range n {
 				in[0] = byte(k)
-				sha1.Sum(in[:])
+				sum = sha1.Sum(in[:])
 			}
+		}
+		if sum == [sha1.Size]byte{} {
+			return errors.New("nothing was hashed")
 		}
 		return nil
 	}}
