@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -224,7 +225,7 @@ func outcomeText(s *probe.Step) string {
 		default:
 			text = "answered something else, " + got
 			if s.Err != nil {
-				text += ": " + safe.Clip(handshakeText(s.Err), 160)
+				text += ": " + safe.Clip(handshakeText(s), 160)
 			}
 		}
 	}
@@ -235,8 +236,11 @@ func outcomeText(s *probe.Step) string {
 }
 
 // handshakeText is why a hello has failed, without the names of packages.
-func handshakeText(err error) string {
-	text := err.Error()
+func handshakeText(s *probe.Step) string {
+	text := s.Err.Error()
+	if s.Try == probe.Veil && errors.Is(s.Err, obfs.ErrHandshake) {
+		return "nothing that opens as the veil's"
+	}
 	if _, why, ok := strings.Cut(text, obfs.ErrHandshake.Error()+": "); ok {
 		return why
 	}
