@@ -30,7 +30,7 @@ type Streams struct {
 type Opener interface {
 	// Open opens the head of b, in place as far as it can: plain is what came out of it, possibly nothing, and lies in b or in the opener's own memory; it is valid until the
 	// next call. rest is the part of b that was not looked at: the caller goes on with it until it is empty. After an error everything fails; what was
-	// returned before it was whole and in order.
+	// returned before it was whole and in order. Open of nothing gives back memory in which nothing is kept: it is for sessions that have become quiet.
 	Open(b []byte) (plain, rest []byte, err error)
 	// Held returns how many bytes of an incomplete record are kept from one call to the next.
 	Held() int

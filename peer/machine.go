@@ -206,6 +206,8 @@ type Machine struct {
 	quietFrames               int
 	quietSince                time.Time
 
+	ownerHolds bool // see Hold
+
 	started, lastRecv, lastSent time.Time
 }
 

@@ -30,6 +30,9 @@ func (m *Machine) Deadline() time.Time {
 	return time.Time{}
 }
 
+// Hold says that the owner has memory of its own that a quiet session need not keep: Advance reports when it is time to give that back.
+func (m *Machine) Hold() { m.ownerHolds = true }
+
 // HelloEnd returns when the time for the hellos is over, or was.
 func (m *Machine) HelloEnd() time.Time { return m.started.Add(m.cfg.HelloTimeout) }
 
@@ -86,10 +89,11 @@ func (m *Machine) quietFrom() time.Time {
 func (m *Machine) holdsBuffers() bool {
 	return cap(m.partial) > 0 && len(m.partial) == 0 || cap(m.out) > 0 && len(m.out) == 0 || cap(m.app) > 0 && len(m.app) == 0 ||
 		cap(m.requests.items) > 0 && m.requests.len() == 0 || cap(m.metaWants.items) > 0 && m.metaWants.len() == 0 ||
-		m.hashes != nil && (cap(m.hashes.wants.items) > 0 && m.hashes.wants.len() == 0 || cap(m.hashes.asks) > 0 && len(m.hashes.asks) == 0)
+		m.ownerHolds || m.hashes != nil && (cap(m.hashes.wants.items) > 0 && m.hashes.wants.len() == 0 || cap(m.hashes.asks) > 0 && len(m.hashes.asks) == 0)
 }
 
 func (m *Machine) trim() {
+	m.ownerHolds = false
 	if len(m.partial) == 0 {
 		m.partial = nil
 	}

@@ -336,6 +336,9 @@ func (c *Conn) renew(err error) bool {
 		return false
 	}
 	c.fresh = false
+	if c.opener != nil {
+		_, _, _ = c.opener.Open(nil) // gives back memory; an error has been seen before
+	}
 	if !c.graceful && c.nc.SetReadDeadline(time.Time{}) != nil {
 		return false
 	}
@@ -787,6 +790,7 @@ func (c *Conn) handle(buf *blockbuf.Large, n int) (payload int) {
 			c.mu.Unlock() // nobody waits for a cipher
 			plain, b, err = c.opener.Open(plain)
 			c.mu.Lock()
+			c.m.Hold()
 			if err != nil {
 				c.drain(err)
 				break

@@ -3,7 +3,7 @@ package mse
 import "encoding/binary"
 
 // An rc4 is a key stream of RC4 at some place. crypto/rc4 has the same, with states of 1 KiB where these have 258 bytes (each connection keeps two), and gives 0.56 GB/s where this
-// gives 0.8, by taking eight bytes at a time.
+// gives 0.9, by taking eight bytes at a time.
 type rc4 struct {
 	s    [256]uint8
 	i, j uint8
@@ -42,52 +42,81 @@ func (c *rc4) xor(b []byte) {
 	i, j := c.i, c.j
 	s := &c.s
 	for len(b) >= 8 {
-		// Written out: as a loop it is no faster than crypto/rc4.
-		var x, y uint8
+		// The next x is read before the swap writes, so that it need not wait for where that writes, and mended if it wrote there.
+		var y, n uint8
+		var w uint64
+		x := s[i+1]
 		i++
-		x = s[i]
 		j += x
 		y = s[j]
+		n = s[i+1]
 		s[i], s[j] = y, x
-		w := uint64(s[x+y])
+		w |= uint64(s[x+y])
+		if j == i+1 {
+			n = x
+		}
+		x = n
 		i++
-		x = s[i]
 		j += x
 		y = s[j]
+		n = s[i+1]
 		s[i], s[j] = y, x
 		w |= uint64(s[x+y]) << 8
+		if j == i+1 {
+			n = x
+		}
+		x = n
 		i++
-		x = s[i]
 		j += x
 		y = s[j]
+		n = s[i+1]
 		s[i], s[j] = y, x
 		w |= uint64(s[x+y]) << 16
+		if j == i+1 {
+			n = x
+		}
+		x = n
 		i++
-		x = s[i]
 		j += x
 		y = s[j]
+		n = s[i+1]
 		s[i], s[j] = y, x
 		w |= uint64(s[x+y]) << 24
+		if j == i+1 {
+			n = x
+		}
+		x = n
 		i++
-		x = s[i]
 		j += x
 		y = s[j]
+		n = s[i+1]
 		s[i], s[j] = y, x
 		w |= uint64(s[x+y]) << 32
+		if j == i+1 {
+			n = x
+		}
+		x = n
 		i++
-		x = s[i]
 		j += x
 		y = s[j]
+		n = s[i+1]
 		s[i], s[j] = y, x
 		w |= uint64(s[x+y]) << 40
+		if j == i+1 {
+			n = x
+		}
+		x = n
 		i++
-		x = s[i]
 		j += x
 		y = s[j]
+		n = s[i+1]
 		s[i], s[j] = y, x
 		w |= uint64(s[x+y]) << 48
+		if j == i+1 {
+			n = x
+		}
+		x = n
 		i++
-		x = s[i]
 		j += x
 		y = s[j]
 		s[i], s[j] = y, x

@@ -99,8 +99,8 @@ func (d *direction) next() {
 }
 
 // opener is the [obfs.Opener] of a session. Each call opens at most one record. A record that b ends within is kept in memory of the opener's own,
-// which grows with what came, not with what LEN promises. That memory is held for no longer than needed: when Open has used up b, then for a
-// record that is not complete, or not at all. A close within a record cuts that record off and nothing else, and looks like any other (EMP/1
+// which grows with what came, not with what LEN promises. In bulk nearly every read cuts a record, so that memory is kept for the next one, until Open is called with nothing, as owners do with
+// sessions that are quiet. A close within a record cuts that record off and nothing else, and looks like any other (EMP/1
 // section 5): Held tells it, nobody needs to.
 type opener struct {
 	direction
@@ -116,6 +116,7 @@ func (o *opener) Open(b []byte) (plain, rest []byte, err error) {
 	if o.err != nil {
 		return nil, nil, o.err
 	}
+	idle := len(b) == 0
 	if o.skip > 0 {
 		n := min(o.skip, len(b))
 		o.skip, b = o.skip-n, b[n:]
@@ -128,8 +129,8 @@ func (o *opener) Open(b []byte) (plain, rest []byte, err error) {
 		o.cut = nil
 		return nil, nil, o.err
 	}
-	if len(rest) == 0 && len(o.cut) == 0 {
-		o.cut = nil // if plain lies in it, it lives as long as the caller knows it
+	if idle && len(o.cut) == 0 {
+		o.cut = nil
 	}
 	return plain, rest, nil
 }

@@ -79,7 +79,8 @@ func Find(hello []byte, secrets []Secret) int {
 	tag := [tagBytes]byte(hello[ivBytes:])
 	for i := range secrets {
 		*(*Secret)(b[ivBytes:]) = secrets[i]
-		if sha1.Sum(b[:]) == tag { // a TAG is no secret from those who can make it, so the comparison may take its time
+		// One byte first, since the whole comparison costs 4 ns. A TAG is no secret from those who can make it, so it may tell by its time how much was right.
+		if sum := sha1.Sum(b[:]); sum[0] == tag[0] && sum == tag {
 			return i
 		}
 	}
