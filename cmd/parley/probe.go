@@ -104,6 +104,8 @@ what came of each and how long it took, and what the peer says of itself: its re
 SOURCE names a torrent that the peer may serve: a .torrent file, a magnet link, or an info-hash. Without it no hello can be accepted, and what is seen is
 whether the peer can be reached, and what it does when it is told nothing, or 96 random bytes.
 
+TURNS is how often something was sent and an answer came, up to the peer's hello, and how often more up to its account of itself; connecting is one besides.
+
 Only what was seen is said. A peer that refuses a hello, one that does not serve the torrent, and one that is full can look the same from outside; the torrent's trackers
 are not asked. With --swarm-key the veiled hello is keyed by that key; the other hellos still name the torrent in the open, unless --hello veil leaves them out.`,
 		Example: "  parley probe 192.0.2.7:6881 'magnet:?xt=urn:btih:…'\n  parley probe seed.example.org:6881\n  parley probe 127.0.0.1:6881 holiday.torrent --hello veil --json",
