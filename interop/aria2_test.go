@@ -76,7 +76,7 @@ func aria2Get(t *testing.T, source, dir, peer string, args ...string) {
 	aria2(t, freePort(t), dir, append([]string{"--seed-time=0", "--bt-exclude-tracker=*", "--bt-tracker=" + tracker(t, peer), source}, args...)...).succeed(2 * patience)
 }
 
-// TestAria2DownloadsFromParley: aria2, too, dials with an encrypted hello first and falls back.
+// TestAria2DownloadsFromParley: aria2 dials with an MSE hello first, which we take.
 func TestAria2DownloadsFromParley(t *testing.T) {
 	for i, c := range []*content{single, multi, large} {
 		way := bothWays[i%len(bothWays)]

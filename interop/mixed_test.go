@@ -68,7 +68,8 @@ func mixedSwarm(t *testing.T, cfg parley.Config, policy string) {
 	// Those that are dialled come first; transmission and webtorrent dial nobody here by themselves.
 	tr := newTransmission(t, place(0, c.name), torrent)
 	wt, wtAddr := webtorrent(t, torrent, place(1, c.name))
-	rt := newRtorrent(t, place(2, c.name), torrent)
+	// Transmission and rtorrent have one connection with an address. Were all at the same, these two might have each other and nobody else.
+	rt := newRtorrentAt(t, "127.0.0.2", place(2, c.name), torrent)
 	lt, ltAddr := libtorrent(t, "--torrent", torrent, "--dir", place(3, c.name), "--peer", wtAddr, "--enc", policy)
 
 	var group sync.WaitGroup

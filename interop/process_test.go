@@ -295,18 +295,24 @@ func freePort(t testing.TB) int {
 // waitPort waits until something accepts connections on a port of loopback.
 func waitPort(t testing.TB, p *process, port int) {
 	t.Helper()
+	waitAddr(t, p, fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// waitAddr waits until something accepts connections at an address.
+func waitAddr(t testing.TB, p *process, addr string) {
+	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
-		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
 			c.Close()
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: does not listen on %d: %v", p.name, port, err)
+			t.Fatalf("%s: does not listen on %s: %v", p.name, addr, err)
 		}
 		if p.waitEnd(50 * time.Millisecond) {
-			t.Fatalf("%s: ended before it listened on %d", p.name, port)
+			t.Fatalf("%s: ended before it listened on %s", p.name, addr)
 		}
 	}
 }

@@ -26,13 +26,19 @@ const nowhere = "http://127.0.0.1:9/announce"
 // newRtorrent starts rtorrent with a .torrent file whose content it keeps in dir. It finds peers by the torrent's tracker, of which there must be one, or they dial it.
 func newRtorrent(t *testing.T, dir, torrent string) *rtorrent {
 	t.Helper()
+	return newRtorrentAt(t, "127.0.0.1", dir, torrent)
+}
+
+// newRtorrentAt is newRtorrent at another address of loopback.
+func newRtorrentAt(t *testing.T, host, dir, torrent string) *rtorrent {
+	t.Helper()
 	session := t.TempDir()
 	port := freePort(t)
-	r := &rtorrent{addr: fmt.Sprintf("127.0.0.1:%d", port), done: filepath.Join(session, "complete")}
+	r := &rtorrent{addr: fmt.Sprintf("%s:%d", host, port), done: filepath.Join(session, "complete")}
 	config := strings.Join([]string{
 		"system.daemon.set = true",
 		"network.scgi.open_local = " + filepath.Join(session, "rpc.socket"),
-		"network.bind_address.set = 127.0.0.1",
+		"network.bind_address.set = " + host,
 		fmt.Sprintf("network.port_range.set = %d-%d", port, port),
 		"network.port_random.set = no",
 		"dht.mode.set = disable",
@@ -51,7 +57,7 @@ func newRtorrent(t *testing.T, dir, torrent string) *rtorrent {
 		t.Fatal(err)
 	}
 	r.process = start(t, "rtorrent", "rtorrent", "-n", "-o", "import="+path)
-	waitPort(t, r.process, port)
+	waitAddr(t, r.process, r.addr)
 	return r
 }
 
