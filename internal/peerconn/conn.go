@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/parley-bt/parley/bt"
@@ -114,6 +115,7 @@ type Conn struct {
 	write  func() // c.writeLoop, made once so that starting it allocates nothing
 	read   func() // c.readLoop, likewise
 
+	ownSeen atomic.Bool        // it has come to ourselves, see IVs
 	iv      [veil.IVBytes]byte // of our veiled hello, while it is under way
 	opening *peer.Opening      // before the streams are known; the read loop's, which makes it nil with the lock held
 	opener  obfs.Opener        // of an obfuscated connection; the read loop's

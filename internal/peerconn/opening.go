@@ -65,7 +65,11 @@ func (c *Conn) open(b []byte) (kept, fed []byte, ok bool) {
 			kept, fed = o.Rest()
 			return kept, fed, true
 		case peer.OpeningFailed:
-			c.m.Close(o.Err())
+			err := o.Err()
+			if c.ownSeen.Load() {
+				err = peer.ErrSelfConnection
+			}
+			c.m.Close(err)
 		case peer.OpeningDrains:
 			c.opening = nil
 			c.drain(o.Err())
@@ -82,8 +86,7 @@ func (c *Conn) open(b []byte) (kept, fed []byte, ok bool) {
 			}
 			return nil, nil, false
 		case peer.OpeningScan:
-			if own := c.o.OwnIVs.find(o.First()[:]); own != nil {
-				own.Close(peer.ErrSelfConnection)
+			if c.o.OwnIVs.seen(o.First()[:]) {
 				o.Found(nil, false, nil)
 				continue
 			}
@@ -127,13 +130,19 @@ func (i *IVs) drop(c *Conn) {
 	c.iv = [veil.IVBytes]byte{}
 }
 
-func (i *IVs) find(hello []byte) *Conn {
+// seen reports whether an incoming hello has an IV of ours, and notes it at the connection that sent that. That one fails by itself if it leads to us, since what the IV goes on as cannot open
+// its answer; to end it here would tell whoever copied its first bytes to our port that they were a veiled hello.
+func (i *IVs) seen(hello []byte) bool {
 	if i == nil {
-		return nil
+		return false
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.of[[veil.IVBytes]byte(hello)]
+	c := i.of[[veil.IVBytes]byte(hello)]
+	if c != nil {
+		c.ownSeen.Store(true)
+	}
+	return c != nil
 }
 
 // sealBytes is how much of a large buffer is used for what is sealed into another: the rest is for what sealing adds.
