@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -178,11 +179,11 @@ func TestPolicies(t *testing.T) {
 }
 
 func names(hs []parley.Hello) string {
-	s := ""
+	var s strings.Builder
 	for _, h := range hs {
-		s += h.String() + " "
+		s.WriteString(h.String() + " ")
 	}
-	return s
+	return s.String()
 }
 
 // TestSession: what a peer says of itself is told as it says it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -84,7 +85,7 @@ func (f *helloFlags) check() (err error) {
 			flag   string
 			hellos []parley.Hello
 		}{{"accept", f.accepts}, {"hello", f.dials}} {
-			if l.hellos != nil && !hasHello(l.hellos, parley.HelloVeil) {
+			if l.hellos != nil && !slices.Contains(l.hellos, parley.HelloVeil) {
 				return failf(exitUsage, "add veil to --"+l.flag+", or leave it out", "--%s %s with --swarm-key: a closed swarm has veiled hellos only", l.flag, hellosText(l.hellos))
 			}
 		}
@@ -108,21 +109,12 @@ func parseHellos(flag string, values []string) (out []parley.Hello, err error) {
 		if err != nil {
 			return nil, failf(exitUsage, hint, "--%s %q: want plaintext, mse or veil", flag, v)
 		}
-		if hasHello(out, h) {
+		if slices.Contains(out, h) {
 			return nil, failf(exitUsage, "name each once", "--%s: %v stands there twice", flag, h)
 		}
 		out = append(out, h)
 	}
 	return out, nil
-}
-
-func hasHello(hellos []parley.Hello, want parley.Hello) bool {
-	for _, h := range hellos {
-		if h == want {
-			return true
-		}
-	}
-	return false
 }
 
 // hellosText is what parseHellos reads as hellos.
@@ -146,7 +138,7 @@ func (f *helloFlags) forOthers() []string {
 		return []string{"--swarm-key", f.swarmKey}
 	case f.key != nil:
 		return []string{"--expect-identity", publicKey(f.key)}
-	case f.accepts != nil && !hasHello(f.accepts, parley.HelloPlaintext):
+	case f.accepts != nil && !slices.Contains(f.accepts, parley.HelloPlaintext):
 		return []string{"--hello", hellosText(f.accepts)} // who dials by the usual order would wait long for an answer, or have none
 	}
 	return nil
