@@ -37,7 +37,7 @@ type helloFlags struct {
 
 func (f *helloFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.accept, "accept", nil, "take peers that begin with a hello in `LIST`, of plaintext, mse and veil, with commas; by default all. Others get no answer")
+	fl.StringArrayVar(&f.accept, "accept", nil, "take peers that begin with a hello in `LIST`, of plaintext, mse and veil, with commas; by default all. Who begins in another way is read for a while, is told nothing, and is closed")
 	fl.StringArrayVar(&f.hello, "hello", nil, "dial with the hellos in `LIST`, such as veil,mse,plaintext, one after the other until one works; by default plaintext and then mse, "+
 		"and veil first where a peer is known to take it, or --identity or --expect-identity is given")
 	fl.BoolVar(&f.downgrade, "downgrade", false, "dial in plaintext again also where an obfuscated hello has worked in the last 7 days")
