@@ -31,7 +31,8 @@ func TestMSERetry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, addr := libtorrent(t, "--torrent", torrent, "--dir", t.TempDir(), "--enc", "forced", "--level", "rc4")
+	p, addr := libtorrent(t, "--torrent", torrent, "--dir", t.TempDir(), "--enc", "forced", "--level", "rc4")
+	p.event("added") // before that it would close without a word
 	to := newCounter(t, addr)
 	var mu sync.Mutex
 	var all, slowest []time.Duration

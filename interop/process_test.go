@@ -204,7 +204,6 @@ type record map[string]any
 func (r record) text(key string) string          { s, _ := r[key].(string); return s }
 func (r record) num(key string) float64          { n, _ := r[key].(float64); return n }
 func (r record) mib(key string) float64          { return r.num(key) / (1 << 20) }
-func (r record) flag(key string) bool            { b, _ := r[key].(bool); return b }
 func (r record) millis(key string) time.Duration { return time.Duration(r.num(key)) * time.Millisecond }
 
 // event waits for a JSON line whose "event" is one of names and returns the first that was not returned before; lines of

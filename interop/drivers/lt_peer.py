@@ -5,7 +5,7 @@
   lt_peer.py run (--torrent FILE | --magnet URI) --dir DIR [--peer HOST:PORT] [--enc disabled|default|forced]
              [--level rc4|plaintext|both] [--seed-mode] [--upload-rate BYTES] [--tracker URL] [--dht-node HOST:PORT]
 
-Prints one JSON object per line and ends when its standard input does. `run` reports: listening (port), metadata,
+Prints one JSON object per line and ends when its standard input does. `run` reports: listening (port), added, metadata,
 handshaken (seconds since the torrent was added, and whether the session is encrypted), seeding, complete (everything is
 verified and handed to the operating system), error.
 """
@@ -87,6 +87,7 @@ def run(args):
     emit("listening", port=session.listen_port(), libtorrent=lt.version)
     added = time.monotonic()
     handle = session.add_torrent(params)
+    emit("added")
     if args.peer:
         host, port = args.peer.rsplit(":", 1)
         handle.connect_peer((host, int(port)))
