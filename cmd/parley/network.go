@@ -357,7 +357,11 @@ func (l *sessionLog) handle(ev parley.Event) {
 	case parley.EventWebSeedFailed:
 		l.noteWebSeed(ev)
 	case parley.EventDialFailed:
-		l.note("peer %s %s; will be tried again", ev.Addr, safe.Escape(dialText(ev.Err)))
+		again := "; will be tried again"
+		if h, ok := errors.AsType[*parley.HelloError](ev.Err); ok && h.Next != 0 {
+			again = ""
+		}
+		l.note("peer %s %s%s", ev.Addr, safe.Escape(dialText(ev.Err)), again)
 	}
 }
 
@@ -403,7 +407,14 @@ func dialText(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
 		return "cannot be reached: " + reason(err)
 	}
-	return "answers, but ends the connection at once: it may not serve this torrent, or take another hello (see --hello) than those tried (" + reason(err) + ")"
+	how := "answers, but ends the connection at once"
+	if errors.Is(err, peer.ErrHandshakeTimeout) {
+		how = "takes the connection, but answers nothing that it should"
+	}
+	if h, ok := errors.AsType[*parley.HelloError](err); ok && h.Next != 0 {
+		return how + " to a " + h.Hello.String() + " hello: it may not serve this torrent, or take other hellos (" + reason(h.Err) + "); next is " + h.Next.String()
+	}
+	return how + ": it may not serve this torrent, or take another hello (see --hello) than those tried (" + reason(err) + ")"
 }
 
 // reason returns the text of an error of a connection without the addresses and system calls that it names besides.

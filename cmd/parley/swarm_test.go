@@ -202,7 +202,7 @@ func TestGetFails(t *testing.T) {
 	t.Run("other content at the peer", func(t *testing.T) {
 		seed, _, addr := seedOf(t, write(t, t.TempDir(), "other.txt", "other"))
 		r := cli(t, "get", torrent, "-o", t.TempDir(), "--peer", addr, "--timeout", "1s")
-		r.check(t, exitTimeout, "peer "+addr+" answers, but ends the connection at once: it may not serve this torrent", "check --peer")
+		r.check(t, exitTimeout, "peer "+addr+" answers, but ends the connection at once to a plaintext hello: it may not serve this torrent", "check --peer")
 		seed.interrupt(t)
 	})
 	t.Run("a file in the way", func(t *testing.T) {
