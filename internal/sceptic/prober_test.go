@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/parley-bt/parley/internal/gate"
+	"github.com/parley-bt/parley/internal/peerconn"
 	"github.com/parley-bt/parley/internal/rawpeer"
 	"github.com/parley-bt/parley/obfs/veil"
 	"github.com/parley-bt/parley/wire"
@@ -24,6 +26,8 @@ type probe struct {
 	accept wire.Hellos
 	// play does it. It returns as soon as it has nothing more to write.
 	play func(p *prober)
+	// busy says that no work may be done for hellos: who asks is turned away after 4 s.
+	busy bool
 }
 
 // other is a torrent that nobody serves.
@@ -87,17 +91,17 @@ var classes = []struct {
 	probes    []probe
 }{
 	{"under 96 bytes", 0, 15 * time.Second, 30 * time.Second, 0, []probe{
-		{"nothing", all, func(*prober) {}},
-		{"1 byte", all, sends(1)},
-		{"19 bytes of a plaintext hello", all, func(p *prober) { p.write(plaintextHello(ih)[:19]) }},
-		{"20 bytes of a plaintext hello", all, func(p *prober) { p.write(plaintextHello(ih)[:20]) }},
-		{"47 bytes of a plaintext hello", all, func(p *prober) { p.write(plaintextHello(ih)[:47]) }},
-		{"19 bytes of a plaintext hello and 70 others", all, func(p *prober) { p.write(append(append(plaintextHello(ih)[:19], 'L'), random(p.rng, 70)...)) }},
-		{"a plaintext hello that is refused", noPlain, func(p *prober) { p.write(plaintextHello(ih)) }},
-		{"95 random bytes", all, sends(95)},
-		{"95 random bytes, veil only", onlyVeil, sends(95)},
-		{"95 bytes of a veiled hello", all, func(p *prober) { p.write(newVeiled(p.rng, ih, plainHello(1, 0)).hello[:95]) }},
-		{"95 bytes of Ya, one at a time", all, func(p *prober) {
+		{name: "nothing", accept: all, play: func(*prober) {}},
+		{name: "1 byte", accept: all, play: sends(1)},
+		{name: "19 bytes of a plaintext hello", accept: all, play: func(p *prober) { p.write(plaintextHello(ih)[:19]) }},
+		{name: "20 bytes of a plaintext hello", accept: all, play: func(p *prober) { p.write(plaintextHello(ih)[:20]) }},
+		{name: "47 bytes of a plaintext hello", accept: all, play: func(p *prober) { p.write(plaintextHello(ih)[:47]) }},
+		{name: "19 bytes of a plaintext hello and 70 others", accept: all, play: func(p *prober) { p.write(append(append(plaintextHello(ih)[:19], 'L'), random(p.rng, 70)...)) }},
+		{name: "a plaintext hello that is refused", accept: noPlain, play: func(p *prober) { p.write(plaintextHello(ih)) }},
+		{name: "95 random bytes", accept: all, play: sends(95)},
+		{name: "95 random bytes, veil only", accept: onlyVeil, play: sends(95)},
+		{name: "95 bytes of a veiled hello", accept: all, play: func(p *prober) { p.write(newVeiled(p.rng, ih, plainHello(1, 0)).hello[:95]) }},
+		{name: "95 bytes of Ya, one at a time", accept: all, play: func(p *prober) {
 			for _, b := range newMSE(p.rng).ya[:95] {
 				p.write([]byte{b})
 				time.Sleep(100 * time.Millisecond)
@@ -105,129 +109,137 @@ var classes = []struct {
 		}},
 	}},
 	{"96 bytes or more that do not open", 1, 15 * time.Second, 30 * time.Second, 0, []probe{
-		{"96 random bytes", all, sends(96)},
-		{"96 random bytes, no MSE", noMSE, sends(96)},
-		{"96 random bytes, no veil", noVeil, sends(96)},
-		{"96 random bytes, only veil", onlyVeil, sends(96)},
-		{"96 random bytes, nothing else is taken", wire.Hellos(1 << wire.HelloMSE), sends(96)},
-		{"608 random bytes", all, sends(608)},
-		{"608 random bytes, no MSE", noMSE, sends(608)},
-		{"5,000 random bytes", all, sends(5000)},
-		{"random bytes all the time", all, func(p *prober) {
+		{name: "96 random bytes", accept: all, play: sends(96)},
+		{name: "96 random bytes, no MSE", accept: noMSE, play: sends(96)},
+		{name: "96 random bytes, no veil", accept: noVeil, play: sends(96)},
+		{name: "96 random bytes, only veil", accept: onlyVeil, play: sends(96)},
+		{name: "96 random bytes, nothing else is taken", accept: wire.Hellos(1 << wire.HelloMSE), play: sends(96)},
+		{name: "608 random bytes", accept: all, play: sends(608)},
+		{name: "608 random bytes, no MSE", accept: noMSE, play: sends(608)},
+		{name: "5,000 random bytes", accept: all, play: sends(5000)},
+		{name: "random bytes all the time", accept: all, play: func(p *prober) {
 			for range 100 {
 				p.write(random(p.rng, 100))
 				time.Sleep(100 * time.Millisecond)
 			}
 		}},
-		{"a refused plaintext hello and more", noPlain, func(p *prober) { p.write(append(plaintextHello(ih), random(p.rng, 200)...)) }},
-		{"IV and TAG are right, the box is not", all, func(p *prober) {
+		{name: "a refused plaintext hello and more", accept: noPlain, play: func(p *prober) { p.write(append(plaintextHello(ih), random(p.rng, 200)...)) }},
+		{name: "IV and TAG are right, the box is not", accept: all, play: func(p *prober) {
 			v := newVeiled(p.rng, ih, plainHello(1, 0))
 			v.hello[90] ^= 1
 			p.write(v.hello)
 		}},
-		{"IV and TAG are right, the key is not", all, func(p *prober) {
+		{name: "IV and TAG are right, the key is not", accept: all, play: func(p *prober) {
 			v := newVeiled(p.rng, ih, plainHello(1, 0))
 			v.hello[40] ^= 1
 			p.write(v.hello)
 		}},
-		{"IV and TAG of another's hello, no MSE", noMSE, func(p *prober) {
+		{name: "IV and TAG of another's hello, no MSE", accept: noMSE, play: func(p *prober) {
 			p.write(append(newVeiled(p.rng, ih, plainHello(1, 0)).hello[:36], random(p.rng, 300)...))
 		}},
-		{"version 0", all, func(p *prober) { p.veil(ih, plainHello(0, 0)) }},
-		{"version 0, no MSE", noMSE, func(p *prober) { p.veil(ih, plainHello(0, 0)) }},
-		{"padlen 513", all, func(p *prober) { p.veil(ih, plainHello(1, 513)); p.write(random(p.rng, 513)) }},
-		{"a hello for a torrent that is not served", all, func(p *prober) { p.veil(other, plainHello(1, 0)) }},
-		{"the same, no MSE", noMSE, func(p *prober) { p.veil(other, plainHello(1, 0)) }},
-		{"a veiled hello where the veil is refused", noVeil, func(p *prober) { p.veil(ih, plainHello(1, 50)); p.write(random(p.rng, 50)) }},
-		{"Ya is 0", all, func(p *prober) { p.write(make([]byte, 300)) }},
-		{"Ya is 1", all, func(p *prober) { p.write(append(append(make([]byte, 95), 1), random(p.rng, 700)...)) }},
-		{"Ya is P", all, func(p *prober) { p.write(append(p768.Bytes(), random(p.rng, 700)...)) }},
-		{"MSE and nothing after Ya", all, func(p *prober) { p.write(newMSE(p.rng).ya) }},
-		{"MSE and no req1", all, func(p *prober) { p.write(newMSE(p.rng).ya); p.need(96); p.write(random(p.rng, 700)) }},
-		{"MSE for another torrent", all, func(p *prober) { p.mse(third{skey: other, provide: 3, ia: plaintextHello(other)}) }},
-		{"MSE with a bad VC", all, func(p *prober) { p.mse(third{skey: ih, vc: [8]byte{7: 1}, provide: 3, ia: plaintextHello(ih)}) }},
-		{"MSE that provides nothing", all, func(p *prober) { p.mse(third{skey: ih, provide: 0, ia: plaintextHello(ih)}) }},
-		{"MSE that provides what there is not", all, func(p *prober) { p.mse(third{skey: ih, provide: 4, ia: plaintextHello(ih)}) }},
-		{"MSE with a PadC of 513", all, func(p *prober) { p.mse(third{skey: ih, provide: 3, padC: 513, ia: plaintextHello(ih)}) }},
-		{"MSE with a PadC of 65,535", all, func(p *prober) { p.mse(third{skey: ih, provide: 3, padC: 65535}) }},
+		{name: "version 0", accept: all, play: func(p *prober) { p.veil(ih, plainHello(0, 0)) }},
+		{name: "version 0, no MSE", accept: noMSE, play: func(p *prober) { p.veil(ih, plainHello(0, 0)) }},
+		{name: "padlen 513", accept: all, play: func(p *prober) { p.veil(ih, plainHello(1, 513)); p.write(random(p.rng, 513)) }},
+		{name: "a hello for a torrent that is not served", accept: all, play: func(p *prober) { p.veil(other, plainHello(1, 0)) }},
+		{name: "the same, no MSE", accept: noMSE, play: func(p *prober) { p.veil(other, plainHello(1, 0)) }},
+		{name: "a veiled hello where the veil is refused", accept: noVeil, play: func(p *prober) { p.veil(ih, plainHello(1, 50)); p.write(random(p.rng, 50)) }},
+		{name: "Ya is 0", accept: all, play: func(p *prober) { p.write(make([]byte, 300)) }},
+		{name: "Ya is 1", accept: all, play: func(p *prober) { p.write(append(append(make([]byte, 95), 1), random(p.rng, 700)...)) }},
+		{name: "Ya is P", accept: all, play: func(p *prober) { p.write(append(p768.Bytes(), random(p.rng, 700)...)) }},
+		{name: "MSE and nothing after Ya", accept: all, play: func(p *prober) { p.write(newMSE(p.rng).ya) }},
+		{name: "MSE and no req1", accept: all, play: func(p *prober) { p.write(newMSE(p.rng).ya); p.need(96); p.write(random(p.rng, 700)) }},
+		{name: "MSE for another torrent", accept: all, play: func(p *prober) { p.mse(third{skey: other, provide: 3, ia: plaintextHello(other)}) }},
+		{name: "MSE with a bad VC", accept: all, play: func(p *prober) { p.mse(third{skey: ih, vc: [8]byte{7: 1}, provide: 3, ia: plaintextHello(ih)}) }},
+		{name: "MSE that provides nothing", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 0, ia: plaintextHello(ih)}) }},
+		{name: "MSE that provides what there is not", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 4, ia: plaintextHello(ih)}) }},
+		{name: "MSE with a PadC of 513", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 3, padC: 513, ia: plaintextHello(ih)}) }},
+		{name: "MSE with a PadC of 65,535", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 3, padC: 65535}) }},
+	}},
+	{"over budget", 0, 15 * time.Second, 30 * time.Second, 0, []probe{
+		{name: "96 random bytes", accept: all, play: sends(96), busy: true},
+		{name: "5,000 random bytes", accept: all, play: sends(5000), busy: true},
+		{name: "MSE", accept: all, play: func(p *prober) { p.write(newMSE(p.rng).ya) }, busy: true},
+		{name: "MSE, no veil", accept: noVeil, play: func(p *prober) { p.write(newMSE(p.rng).ya) }, busy: true},
+		{name: "a hello that would open", accept: all, play: func(p *prober) { p.veil(ih, plainHello(1, 300)); p.write(random(p.rng, 300)) }, busy: true},
+		{name: "95 bytes", accept: all, play: sends(95), busy: true},
 	}},
 	// Who knows a torrent and MSE sees step 4 (section 2); what is wrong behind that is not shown.
 	{"MSE, and what is in it is not right", 2, 15 * time.Second, 30 * time.Second, 0, []probe{
-		{"nothing in it", all, func(p *prober) { p.mse(third{skey: ih, provide: 2}) }},
-		{"noise", all, func(p *prober) { p.mse(third{skey: ih, provide: 2, ia: random(p.rng, 68)}) }},
-		{"noise, in plaintext", all, func(p *prober) { p.mse(third{skey: ih, provide: 1, ia: random(p.rng, 68)}) }},
-		{"half a hello", all, func(p *prober) { p.mse(third{skey: ih, provide: 2, ia: plaintextHello(ih), noIA: 34}) }},
-		{"another torrent's hello", all, func(p *prober) { p.mse(third{skey: ih, provide: 2, padC: 512, ia: plaintextHello(other)}) }},
-		{"noise after it", all, func(p *prober) {
+		{name: "nothing in it", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 2}) }},
+		{name: "noise", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 2, ia: random(p.rng, 68)}) }},
+		{name: "noise, in plaintext", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 1, ia: random(p.rng, 68)}) }},
+		{name: "half a hello", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 2, ia: plaintextHello(ih), noIA: 34}) }},
+		{name: "another torrent's hello", accept: all, play: func(p *prober) { p.mse(third{skey: ih, provide: 2, padC: 512, ia: plaintextHello(other)}) }},
+		{name: "noise after it", accept: all, play: func(p *prober) {
 			p.mse(third{skey: ih, provide: 2})
 			p.until(3 * time.Second)
 			p.write(random(p.rng, 1000))
 		}},
 	}},
 	{"a hello that opens, and a first record that does not", 1, 15 * time.Second, 30 * time.Second, 0, []probe{
-		{"nothing after the hello", all, func(p *prober) { p.veil(ih, plainHello(1, 0)) }},
-		{"a part of PAD_i", all, func(p *prober) { p.veil(ih, plainHello(1, 512)); p.write(random(p.rng, 100)) }},
-		{"a replay, as it was recorded", all, func(p *prober) {
+		{name: "nothing after the hello", accept: all, play: func(p *prober) { p.veil(ih, plainHello(1, 0)) }},
+		{name: "a part of PAD_i", accept: all, play: func(p *prober) { p.veil(ih, plainHello(1, 512)); p.write(random(p.rng, 100)) }},
+		{name: "a replay, as it was recorded", accept: all, play: func(p *prober) {
 			p.veil(ih, plainHello(1, 5)) // whose rest, the old session's records, is no better than noise
 			p.write(random(p.rng, 5+400))
 		}},
-		{"noise", all, func(p *prober) { p.veilOpens(); p.write(random(p.rng, 70_000)) }},
-		{"a record of another number", all, func(p *prober) {
+		{name: "noise", accept: all, play: func(p *prober) { p.veilOpens(); p.write(random(p.rng, 70_000)) }},
+		{name: "a record of another number", accept: all, play: func(p *prober) {
 			v := p.veilOpens()
 			v.out.n = 1
 			p.write(v.out.seal(exchangeFrame(), 0))
 			p.write(random(p.rng, 66_000))
 		}},
-		{"half a record", all, func(p *prober) { v := p.veilOpens(); p.write(v.out.seal(exchangeFrame(), 100)[:90]) }},
-		{"a record with a bit changed", all, func(p *prober) {
+		{name: "half a record", accept: all, play: func(p *prober) { v := p.veilOpens(); p.write(v.out.seal(exchangeFrame(), 100)[:90]) }},
+		{name: "a record with a bit changed", accept: all, play: func(p *prober) {
 			v := p.veilOpens()
 			b := v.out.seal(exchangeFrame(), 100)
 			b[50] ^= 4
 			p.write(b)
 		}},
-		{"LEN too small", all, func(p *prober) { v := p.veilOpens(); p.write(append(v.out.maskLen(17), random(p.rng, 17)...)) }},
-		{"padlen too large", all, func(p *prober) { v := p.veilOpens(); p.write(v.out.raw([]byte{1, 0, 5})) }},
-		{"empty records", all, func(p *prober) {
+		{name: "LEN too small", accept: all, play: func(p *prober) { v := p.veilOpens(); p.write(append(v.out.maskLen(17), random(p.rng, 17)...)) }},
+		{name: "padlen too large", accept: all, play: func(p *prober) { v := p.veilOpens(); p.write(v.out.raw([]byte{1, 0, 5})) }},
+		{name: "empty records", accept: all, play: func(p *prober) {
 			v := p.veilOpens()
 			for range 40 {
 				p.write(v.out.seal(nil, 20))
 			}
 		}},
-		{"late noise", all, func(p *prober) { p.veilOpens(); p.until(12 * time.Second); p.write(random(p.rng, 70_000)) }},
+		{name: "late noise", accept: all, play: func(p *prober) { p.veilOpens(); p.until(12 * time.Second); p.write(random(p.rng, 70_000)) }},
 	}},
 	{"an established session", 2, 5 * time.Second, 30 * time.Second, 3 * time.Second, []probe{
-		{"noise", all, func(p *prober) { p.session(); p.write(random(p.rng, 70_000)) }},
-		{"a record with a bit changed", all, func(p *prober) {
+		{name: "noise", accept: all, play: func(p *prober) { p.session(); p.write(random(p.rng, 70_000)) }},
+		{name: "a record with a bit changed", accept: all, play: func(p *prober) {
 			b := p.session().out.seal(appFrame(1, 300), 0)
 			b[200] ^= 1
 			p.write(b)
 		}},
-		{"the last bit of a record changed", all, func(p *prober) {
+		{name: "the last bit of a record changed", accept: all, play: func(p *prober) {
 			b := p.session().out.seal(appFrame(1, 300), 0)
 			b[len(b)-1] ^= 0x80
 			p.write(b)
 		}},
-		{"a record again", all, func(p *prober) {
+		{name: "a record again", accept: all, play: func(p *prober) {
 			v := p.session()
 			b := v.out.seal(appFrame(1, 300), 0)
 			p.write(append(bytes.Clone(b), b...))
 			p.write(random(p.rng, 66_000)) // its LEN is another this time, which may be a long one
 		}},
-		{"a record left out", all, func(p *prober) {
+		{name: "a record left out", accept: all, play: func(p *prober) {
 			v := p.session()
 			v.out.n++
 			p.write(append(v.out.seal(appFrame(1, 300), 0), random(p.rng, 66_000)...))
 		}},
-		{"LEN too small", all, func(p *prober) { p.write(p.session().out.maskLen(17)) }},
-		{"LEN 0", all, func(p *prober) { p.write(p.session().out.maskLen(0)) }},
-		{"padlen too large", all, func(p *prober) { p.write(p.session().out.raw([]byte{0, 9, 1, 2, 3, 4, 5, 6, 7, 8})) }},
-		{"17 empty records", all, func(p *prober) {
+		{name: "LEN too small", accept: all, play: func(p *prober) { p.write(p.session().out.maskLen(17)) }},
+		{name: "LEN 0", accept: all, play: func(p *prober) { p.write(p.session().out.maskLen(0)) }},
+		{name: "padlen too large", accept: all, play: func(p *prober) { p.write(p.session().out.raw([]byte{0, 9, 1, 2, 3, 4, 5, 6, 7, 8})) }},
+		{name: "17 empty records", accept: all, play: func(p *prober) {
 			v := p.session()
 			for range 17 {
 				p.write(v.out.seal(nil, 3))
 			}
 		}},
-		{"our own record back", all, func(p *prober) {
+		{name: "our own record back", accept: all, play: func(p *prober) {
 			p.session()
 			b := p.need(0)
 			p.write(append(bytes.Clone(b[len(b)-60:]), random(p.rng, 66_000)...))
@@ -246,6 +258,10 @@ func play(t *testing.T, seed byte, pr probe, n int, ends time.Duration) (s seen)
 	s.flights = map[int]int{}
 	synctest.Test(t, func(t *testing.T) {
 		h := newHosts()
+		if pr.busy {
+			h.scan = func(*peerconn.Conn) error { time.Sleep(4 * time.Second); return gate.ErrOverBudget }
+			h.key = h.scan
+		}
 		var run sync.WaitGroup
 		var all []*prober
 		for i := range n {
@@ -278,6 +294,8 @@ func play(t *testing.T, seed byte, pr probe, n int, ends time.Duration) (s seen)
 
 // TestProberSeesNothing plays, for each class of failure, everything that can be wrong, and compares what a prober sees: how much comes, in how many flights, and when the connection is closed. Within a
 // class all of it is the same distribution, whatever was wrong.
+//
+// All of it is seeded but the 5..30 s after which what was a session closes: those tests may fail by chance, in one run of ten million.
 func TestProberSeesNothing(t *testing.T) {
 	n := probes
 	if testing.Short() || raceEnabled {
@@ -293,7 +311,7 @@ func TestProberSeesNothing(t *testing.T) {
 			var first seen
 			worst := [3]float64{1, 1, 1}
 			for i, pr := range class.probes {
-				s := play(t, byte(c<<6|i), pr, n, 0)
+				s := play(t, byte(c*37+i), pr, n, 0)
 				if s.flights[class.flights] != n {
 					t.Errorf("%s: so many flights, so often: %v; want always %d", pr.name, s.flights, class.flights)
 				}
@@ -362,7 +380,7 @@ func TestEndOfStreamCloses(t *testing.T) {
 	const ends = 13 * time.Second
 	for c, class := range classes {
 		for i, pr := range class.probes {
-			s := play(t, byte(c<<6|i), pr, 4, ends)
+			s := play(t, byte(c*37+i), pr, 4, ends)
 			for _, at := range s.closed {
 				if want := (ends + latency).Seconds(); class.from == 0 && at != want || at > want {
 					t.Errorf("%s, %s: closed after %v s, want %v", class.name, pr.name, at, want)
