@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/big"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -259,20 +261,15 @@ func topBitIsFair(s *side) float64 {
 // examine runs the battery and returns which tests a side fails.
 func examine(t *testing.T, s side) (failed []string) {
 	t.Helper()
-	said := ""
-	names := []string{}
-	for name := range battery {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	var said []string
+	for _, name := range slices.Sorted(maps.Keys(battery)) {
 		p := min(1, battery[name](&s))
-		said += fmt.Sprintf(" %s %.2g;", name, p)
+		said = append(said, fmt.Sprintf("%s %.2g", name, p))
 		if p < alpha {
 			failed = append(failed, name)
 		}
 	}
-	t.Logf("%s: p (corrected):%s", s.name, said)
+	t.Logf("%s: p (corrected): %s", s.name, strings.Join(said, "; "))
 	return failed
 }
 

@@ -3,7 +3,7 @@ package sceptic
 import (
 	"crypto/cipher"
 	"crypto/hkdf"
-	"crypto/rc4" //nolint:gosec // MSE's
+	"crypto/rc4"
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/binary"

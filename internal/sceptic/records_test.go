@@ -33,7 +33,6 @@ type between struct {
 	stays  bool // when the attacked side's sender gives up, noise goes on in its place
 
 	mu      sync.Mutex
-	held    []byte // by the attack
 	reverse []byte // the last record of the other direction
 	pending func(record []byte) [][]byte
 	last    time.Time // when a byte of the attacked side came last
