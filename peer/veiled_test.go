@@ -350,6 +350,46 @@ func TestVeiledLaterExchanges(t *testing.T) {
 	})
 }
 
+// TestVeiledSending: an initiator may send its exchange as soon as its hello is answered, and nothing else before the peer's; a responder nothing at all before that.
+func TestVeiledSending(t *testing.T) {
+	ours := ltep.Exchange{M: []ltep.Entry{{Name: "a", ID: 10}}}
+	cfg := config(Initiator, wire.Reserved{5: 0x10}, geometry)
+	cfg.Hello = wire.HelloVeil
+	early := newDialogue(t, cfg)
+	if err := early.m.SendExchange(&ours, new(WeUse)); !errors.Is(err, ErrNotOpen) {
+		t.Errorf("before the answer: %v", err)
+	}
+	early.advance(FirstAnswerTimeout)
+	early.want(ErrHandshakeTimeout)
+	whileVeiled(t, func(t *testing.T, role Role) {
+		d := veiledOf(t, role, wire.Reserved{5: 0x10})
+		err := d.m.SendExchange(&ours, new(WeUse))
+		if role == Initiator {
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.wantOut(ours)
+		} else if !errors.Is(err, ErrNotOpen) {
+			t.Fatalf("before anything of the initiator: %v", err)
+		}
+		for _, m := range []wire.Message{wire.Bitfield{Bits: make([]byte, 3)}, wire.HaveAll{}, wire.Unchoke{}, wire.KeepAlive{}} {
+			if err := d.m.Send(m); !errors.Is(err, ErrNotOpen) {
+				t.Errorf("%T before the peer's exchange: %v", m, err)
+			}
+		}
+		d.wantOut()
+		d.feed(exchangeWith(anOffer()))
+		if role == Responder {
+			if err := d.m.SendExchange(&ours, new(WeUse)); err != nil {
+				t.Fatal(err)
+			}
+			d.wantOut(ours)
+		}
+		d.send(wire.Bitfield{Bits: make([]byte, 3)})
+		d.wantOut(wire.Bitfield{Bits: make([]byte, 3)})
+	})
+}
+
 // TestVeiledFlood: keep-alives before the exchange are counted as those after it.
 func TestVeiledFlood(t *testing.T) {
 	whileVeiled(t, func(t *testing.T, role Role) {
