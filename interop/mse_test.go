@@ -88,6 +88,8 @@ var msePeers = []msePeer{
 		t.Helper()
 		d := newTransmissionWith(t, filepath.Dir(c.path(t)), torrent, transmissionLevel(level))
 		d.waitSeeding()
+		// It closes what connects while another connection of the same address is in its hello, and it takes a while to see that waitPort's has ended.
+		time.Sleep(1500 * time.Millisecond)
 		return d.addr
 	}, func(t *testing.T, torrent, dir, peer string, level cipher) {
 		t.Helper()
@@ -234,9 +236,8 @@ func TestMSERefusesPlaintext(t *testing.T) {
 				t.Errorf("%d of %d samples of the content could be read on the way", n, of)
 			}
 			first := x.begins()
-			// Transmission closes connections while one of the same address is in its hello, be it that of waitPort: there may be a second ladder.
-			if len(first) < 2 || !first[0] || first[len(first)-1] {
-				t.Errorf("plaintext hellos: %v, want plaintext first and MSE last", first)
+			if len(first) < 2 || !first[0] || slices.Contains(first[1:], true) {
+				t.Errorf("plaintext hellos: %v, want one and then MSE", first)
 			}
 			t.Run("after a restart", func(t *testing.T) {
 				tor := add(t, newClientWith(t, parley.Config{StateDir: state}), torrent, t.TempDir(), "")
