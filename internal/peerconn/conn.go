@@ -282,9 +282,8 @@ func (c *Conn) kick() {
 func (c *Conn) schedule() {
 	d := c.m.Deadline()
 	if c.draining {
-		d = c.drainEnd
-	}
-	if stall := c.writeSince.Add(writeStall); !c.writeSince.IsZero() && stall.Before(d) {
+		d = c.drainEnd // and no write that makes no progress ends it before, see tick
+	} else if stall := c.writeSince.Add(writeStall); !c.writeSince.IsZero() && stall.Before(d) {
 		d = stall
 	}
 	if !d.IsZero() && (c.timerAt.IsZero() || d.Before(c.timerAt)) {
@@ -512,7 +511,7 @@ func (c *Conn) Flush(ctx context.Context) error {
 	c.mu.Lock()
 	frames, _, fragments := c.m.AppBytes()
 	at := mark{frames, fragments}
-	if !c.appOut.reaches(at) && c.netErr == nil {
+	if !c.appOut.reaches(at) && c.netErr == nil && !c.draining {
 		f := flusher{at, make(chan struct{})}
 		c.flushers = append(c.flushers, f)
 		c.mu.Unlock()
@@ -524,7 +523,7 @@ func (c *Conn) Flush(ctx context.Context) error {
 		c.mu.Lock()
 	}
 	defer c.mu.Unlock()
-	if c.netErr != nil && (!c.taken || !c.appOut.reaches(at)) {
+	if (c.netErr != nil || c.draining) && (!c.taken || !c.appOut.reaches(at)) {
 		return c.closedErr()
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,18 +70,15 @@ func (d *Drains) add(c *Conn) {
 func (d *Drains) drop(c *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i, x := range d.conns {
-		if x == c {
-			d.conns = append(d.conns[:i], d.conns[i+1:]...)
-			return
-		}
+	if i := slices.Index(d.conns, c); i >= 0 {
+		d.conns = slices.Delete(d.conns, i, i+1)
 	}
 }
 
 // Close closes what drains, and what would drain from now on.
 func (d *Drains) Close() {
 	d.mu.Lock()
-	conns := append([]*Conn(nil), d.conns...)
+	conns := slices.Clone(d.conns)
 	d.closed = true
 	d.mu.Unlock()
 	for _, c := range conns {
