@@ -253,6 +253,7 @@ func (t *Torrent) dialled(c *candidate, nc net.Conn, err error) {
 	if t.closing || t.paused || t.err != nil || !t.mayLearnFrom(c.source.Origin) {
 		t.cfg.Shared.opened(false)
 		nc.Close()
+		c.ladder = ladder{}
 		if t.mayLearnFrom(c.source.Origin) {
 			t.rest(c, t.cfg.Now(), c.failures)
 		} else {
@@ -330,15 +331,15 @@ func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 	if l := &c.ladder; !p.opened.Load() && len(l.steps) > 1 {
 		last = &HelloError{Hello: l.hello(), Err: err}
 	}
-	if p.opened.Load() {
-		c.ladder = ladder{}
-	}
 	if p.opened.Load() && now.Sub(p.since) > time.Minute {
 		c.failures = 0
 		t.backoff.Succeeded(c.addr)
 	}
+	if !p.opened.Load() && helloFailed(err) && t.nextHello(c, p.heard, now, err) {
+		return
+	}
+	c.ladder = ladder{} // when it is dialled again that is no step of this one, which has been allowed
 	switch {
-	case !p.opened.Load() && helloFailed(err) && t.nextHello(c, p.heard, now, err):
 	case errors.Is(err, peer.ErrSelfConnection):
 		t.ban(c, now.Add(selfRetry))
 	case peer.FaultOf(err) == peer.FaultPeer:

@@ -71,7 +71,6 @@ func (t *Torrent) nextHello(c *candidate, heard bool, now time.Time, err error) 
 	case l.at+1 < len(l.steps):
 		l.at, l.again = l.at+1, false
 	default:
-		*l = ladder{}
 		return false
 	}
 	if c.learned() && !t.cfg.Shared.allow(now, c.addr.Addr()) {

@@ -554,7 +554,8 @@ func (t *Torrent) greet(p *Peer) {
 	default:
 		t.send(p, wire.Bitfield{Bits: t.have.AppendWire(nil)})
 	}
-	p.exchangeDue = p.dialect != wire.DialectClassic && p.said == nil
+	say, _ := t.exchange()
+	p.exchangeDue = p.dialect != wire.DialectClassic && p.said != say // after a veiled hello it was said before, and may have changed meanwhile
 	if p.exchangeDue {
 		t.sendExchange(p, p.since)
 	}
