@@ -265,7 +265,7 @@ func TestStalledConnectionDrains(t *testing.T) {
 
 // refused returns a connection whose first bytes are no hello that is taken here; what is read is counted.
 func refused(t *testing.T, drains *Drains) (*side, *byHand) {
-	s := &side{opts: Options{Drains: drains}, opening: &peer.OpeningConfig{Accept: 1 << wire.HelloVeil}}
+	s := &side{opts: Options{Drains: drains}, opening: &peer.OpeningConfig{Accept: wire.HellosOf(wire.HelloVeil)}}
 	r := newByHand(t, s, simnet.Link{})
 	r.read()
 	r.write(make([]byte, veil.HelloBytes))
@@ -374,5 +374,78 @@ func TestIVs(t *testing.T) {
 	ivs.drop(a)
 	if ivs.seen(hello(1)) || !ivs.seen(hello(2)) || len(ivs.of) != 1 {
 		t.Error("dropping one dropped another, or none")
+	}
+}
+
+// An IV is remembered for as long as its hello is under way, however that ends.
+func TestIVsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ivs IVs
+		remembered := func() int {
+			synctest.Wait()
+			ivs.mu.Lock()
+			defer ivs.mu.Unlock()
+			return len(ivs.of)
+		}
+		veiledSession(t, &side{opts: Options{OwnIVs: &ivs}}, peer.Initiator, simnet.Link{})
+		if n := remembered(); n != 0 {
+			t.Errorf("%d IVs are remembered when the hello is done", n)
+		}
+		begin := func() (*side, *byHand) {
+			s := &side{opts: Options{OwnIVs: &ivs}, opening: &peer.OpeningConfig{Hello: wire.HelloVeil, Secret: veil.Secret(infoHash)}}
+			return s, newByHand(t, s, simnet.Link{}, initiator, func(cfg *peer.Config) { cfg.Hello = wire.HelloVeil })
+		}
+		s, r := begin()
+		if n := remembered(); n != 1 {
+			t.Errorf("%d IVs are remembered, want that of the hello that is under way", n)
+		}
+		r.Close()
+		if n := remembered(); n != 0 {
+			t.Errorf("%d IVs are remembered once the peer has closed", n)
+		}
+		// Our own hello comes back: that is told once the connection has failed, and not ended before.
+		s, r = begin()
+		var hello [veil.HelloBytes]byte
+		if _, err := io.ReadFull(r, hello[:]); err != nil {
+			t.Fatal(err)
+		}
+		in := &side{opts: Options{OwnIVs: &ivs, Drains: new(Drains)}, opening: &peer.OpeningConfig{Accept: wire.HellosOf(wire.HelloVeil)}}
+		q := newByHand(t, in, simnet.Link{})
+		q.write(hello[:])
+		answer := make([]byte, 96)
+		if _, err := io.ReadFull(q, answer); err != nil {
+			t.Fatal(err)
+		}
+		if s.conn.Heard() || remembered() != 1 || len(s.ends) != 0 {
+			t.Error("the hello is not under way any more")
+		}
+		r.write(answer)
+		if err := s.wait(); !errors.Is(err, peer.ErrSelfConnection) {
+			t.Errorf("it ended with %v, want peer.ErrSelfConnection", err)
+		}
+		if n := remembered(); n != 0 {
+			t.Errorf("%d IVs are remembered after the end", n)
+		}
+		in.opts.Drains.Close()
+	})
+}
+
+// A plaintext hello is taken whole where others are awaited too, in whatever pieces it comes.
+func TestPlaintextHelloInPieces(t *testing.T) {
+	for _, split := range []int{1, 19, 20, 21, 48, 68} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &side{opening: &peer.OpeningConfig{Accept: wire.AllHellos}}
+			r := newByHand(t, s, simnet.Link{})
+			hello := classic.AppendHello(nil, classic.Hello{Reserved: rawpeer.LTEP, InfoHash: infoHash, PeerID: theirID})
+			for piece := range slices.Chunk(hello, split) {
+				r.write(piece)
+				synctest.Wait()
+			}
+			<-s.opened
+			raw := rawpeer.New(t, r)
+			if h, err := raw.ReadHello(); err != nil || h.InfoHash != infoHash || h.PeerID != ourID {
+				t.Errorf("in pieces of %d: %v, %+v", split, err, h)
+			}
+		})
 	}
 }

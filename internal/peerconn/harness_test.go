@@ -201,8 +201,7 @@ func (s *side) start(t testing.TB, nc net.Conn, change ...func(*peer.Config)) *s
 	if queue == 0 {
 		queue = 1 << 20
 	}
-	drains := s.opts.Drains
-	s.opts = Options{Drains: drains, Host: s, Timers: timers, Group: &s.group, SendQueueBytes: queue, Now: now}
+	s.opts = Options{Drains: s.opts.Drains, OwnIVs: s.opts.OwnIVs, Host: s, Timers: timers, Group: &s.group, SendQueueBytes: queue, Now: now}
 	cfg := peer.Config{Role: peer.Responder, PeerID: ourID, Reserved: rawpeer.LTEP, HelloTimeout: 20 * time.Second, KeepAlive: 80 * time.Second}
 	for _, f := range change {
 		f(&cfg)
