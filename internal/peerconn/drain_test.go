@@ -164,7 +164,7 @@ func TestSessionDrains(t *testing.T) {
 			r := veiledSession(t, s, role, simnet.Link{})
 			r.read()
 			if i%4 < 2 {
-				time.Sleep(85 * time.Second) // no other deadline is near
+				time.Sleep(125 * time.Second) // no other deadline is near
 			}
 			synctest.Wait()
 			before := r.came.Load()
