@@ -349,7 +349,7 @@ func (t *Torrent) candidateClosed(p *Peer, now time.Time, err error) {
 	case !p.opened.Load():
 		t.failed(c, now)
 		t.notifyFailed(c, last)
-	case err == errRedundant || t.state == StateSeeding && (p.seed || p.uploadOnly) && !t.cfg.Types.Usable(p.shared.Load()):
+	case err == errRedundant || t.state == StateSeeding && (p.seed || p.uploadOnly) && !t.wantsHashes() && !t.cfg.Types.Usable(p.shared.Load()):
 		t.rest(c, now.Add(redundantWait), c.failures)
 	case c.learned() && (errors.Is(err, peer.ErrTooManyConnections) || errors.Is(err, peer.ErrDuplicatePeer)): // we closed it, and would again
 		t.rest(c, now.Add(fullWait), c.failures)

@@ -636,7 +636,7 @@ func (t *Torrent) sendExchange(p *Peer, now time.Time) {
 // exchange returns what a type exchange says now, but for the peer's own address.
 func (t *Torrent) exchange() (*ltep.Exchange, *peer.WeUse) {
 	if t.weUse == nil {
-		e := &ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding && t.super == nil}
+		e := &ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding && t.super == nil && !t.wantsHashes()}
 		e.M, t.weUse, e.EMP = t.cfg.Types.Exchange()
 		e.EMP = t.offerVeil(e.EMP)
 		e.M, t.weUse = t.offerPEX(e.M, t.weUse)

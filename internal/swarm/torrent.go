@@ -752,7 +752,7 @@ func (t *Torrent) tickPeer(p *Peer, now time.Time) {
 
 // closeRedundant closes sessions between two seeds that can carry no messages (EMP/1 section 7.7).
 func (t *Torrent) closeRedundant(p *Peer, now time.Time) {
-	if t.state != StateSeeding || !p.seed && (!p.uploadOnly || p.peerInterested) {
+	if t.state != StateSeeding || !p.seed && (!p.uploadOnly || p.peerInterested) || t.wantsHashes() {
 		return
 	}
 	if !p.exchanged && now.Sub(p.since) < redundantPatience {
