@@ -96,6 +96,7 @@ type rungs struct {
 	addr  netip.AddrPort
 	takes wire.Hello // in plaintext or none
 	mute  bool       // does not close what it does not take
+	half  bool       // answers MSE with a key
 	began time.Time
 
 	mu   sync.Mutex
@@ -126,6 +127,11 @@ func (r *rungs) accept(nc net.Conn, addr netip.AddrPort) {
 	r.mu.Lock()
 	r.came = append(r.came, a)
 	r.mu.Unlock()
+	if r.half && a.hello == byMSE {
+		if _, err := nc.Write(first[:]); err != nil { // as good as any
+			return
+		}
+	}
 	switch {
 	case a.hello == r.takes:
 		hello := classic.AppendHello(nil, classic.Hello{Reserved: rawpeer.LTEP, InfoHash: r.w.ih, PeerID: peerID(addr)})
@@ -240,6 +246,65 @@ func TestLadderOfTheMute(t *testing.T) {
 		for i := range 2 {
 			if d := at[i+1] - at[i]; d < peer.FirstAnswerTimeout || d > peer.FirstAnswerTimeout+time.Second/2 {
 				t.Errorf("%v after %v, want %v", got[i+1], d, peer.FirstAnswerTimeout)
+			}
+		}
+	})
+}
+
+// An MSE hello that came to an end after an answer goes out twice, and nobody is told of the first; one that ran out of time does not.
+func TestLadderAfterHalfAnAnswer(t *testing.T) {
+	for _, mute := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 10*piece, piece, slow)
+			r := w.rungs(plain)
+			r.mute, r.half = mute, true
+			n := w.start((&notedHellos{steps: []wire.Hello{byMSE, plain}}).use)
+			n.tor.AddPeers(r.addr)
+			time.Sleep(peer.InitiatorTimeout + time.Second)
+			want := []wire.Hello{byMSE, byMSE, plain}
+			if mute {
+				want = want[1:]
+			}
+			if got, at := r.hellos(); !slices.Equal(got, want) {
+				t.Errorf("%v at %v, want %v", got, at, want)
+			}
+			if got := n.failures(); !slices.Equal(got, [][2]wire.Hello{{byMSE, plain}}) {
+				t.Errorf("told of %v", got)
+			}
+		})
+	}
+}
+
+// Where there is no room for the next step at once, it comes when there is, and the ladder does not begin anew.
+func TestLaddersShareTheRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*piece, piece, slow)
+		shared := NewShared(1, 0)
+		var nodes []*node
+		var hosts []*rungs
+		var all []*notedHellos
+		for range 3 {
+			hellos := &notedHellos{steps: []wire.Hello{byVeil, byMSE, plain}}
+			all, hosts = append(all, hellos), append(hosts, w.rungs(plain))
+			nodes = append(nodes, w.start(hellos.use, with(func(cfg *Config) { cfg.Shared = shared })))
+		}
+		for i, n := range nodes {
+			n.tor.Learn(dialguard.Source{Origin: dialguard.Tracker}, netpolicy.Private, hosts[i].addr)
+		}
+		time.Sleep(5 * time.Second)
+		var dials []time.Time
+		for i, r := range hosts {
+			if got, at := r.hellos(); !slices.Equal(got, all[i].steps) || all[i].asked != 1 {
+				t.Errorf("%v at %v in %d ladders", got, at, all[i].asked)
+			}
+			for _, d := range nodes[i].dialled() {
+				dials = append(dials, d.at)
+			}
+		}
+		slices.SortFunc(dials, time.Time.Compare)
+		for i := 1; i < len(dials); i++ {
+			if dials[i].Sub(dials[i-1]) < slow.Latency {
+				t.Errorf("two dials within %v, while one connection may be opened at a time", dials[i].Sub(dials[i-1]))
 			}
 		}
 	})
