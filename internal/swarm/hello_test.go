@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -488,9 +489,9 @@ func veiled(nc net.Conn, h obfs.Handshake) (net.Conn, error) {
 }
 
 // rawVeiled connects a peer driven by hand by a veiled hello.
-func (w *world) rawVeiled(to *node) *rawpeer.Peer {
+func (w *world) rawVeiled(to *node, from netip.AddrPort) *rawpeer.Peer {
 	w.t.Helper()
-	nc, err := w.net.Dial(context.Background(), netip.AddrPortFrom(w.addr().Addr(), 0), to.addr)
+	nc, err := w.net.Dial(context.Background(), netip.AddrPortFrom(from.Addr(), 0), to.addr)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -564,7 +565,7 @@ func TestVeiledExchangeComesFirst(t *testing.T) {
 			var p *rawpeer.Peer
 			ready, end := make(chan *rawpeer.Peer, 1), make(chan struct{})
 			if incoming {
-				p = w.rawVeiled(n)
+				p = w.rawVeiled(n, w.addr())
 			} else {
 				n.tor.AddPeers(w.listenVeiled(func(p *rawpeer.Peer) {
 					ready <- p
@@ -714,6 +715,36 @@ func TestProven(t *testing.T) {
 				t.Errorf("%v, %+v: %v", v, tt, got)
 			}
 		}
+	}
+}
+
+// Of two sessions of one peer that with an identity stays: here it is ours that is proved.
+func TestProvenSessionStays(t *testing.T) {
+	for _, veiledFirst := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 10*piece, piece, slow)
+			_, key, err := ed25519.GenerateKey(rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := w.start(with(func(cfg *Config) { cfg.Identity = key }))
+			from := w.addr()
+			for i := range 2 {
+				if (i == 0) != veiledFirst {
+					go ignoring(w.rawFrom(n, from))
+				} else {
+					p := w.rawVeiled(n, from)
+					if err := p.Exchange(introduced(peerID(from))); err != nil {
+						t.Fatal(err)
+					}
+					go ignoring(p)
+				}
+				time.Sleep(3 * time.Second) // the end of the other takes a second
+			}
+			if peers := n.tor.Peers(); len(peers) != 1 || peers[0].Info().Hello != byVeil {
+				t.Errorf("%d sessions, want the veiled one", len(peers))
+			}
+		})
 	}
 }
 
