@@ -15,7 +15,7 @@ PLATFORMS   ?=
 # Over how many seeds "make sim" simulates.
 SEEDS       ?= 200
 
-.PHONY: help build test run lint fuzz cross interop interop-deps bench clean crash attacks mutants sim
+.PHONY: help build test run lint fuzz cross interop interop-deps bench clean crash attacks mutants sim hellos
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,10 @@ attacks: ## a client under attack, over sockets and in the simulated network; le
 	@mkdir -p bin
 	PARLEY_ATTACKS="$(CURDIR)/bin/attacks-sockets.md" $(GO) test ./internal/attack -count=1 -timeout 20m -v -run '^TestAttacks$$' $(TESTFLAGS)
 	PARLEY_ATTACKS=1 PARLEY_SLOW_ATTACKS="$(CURDIR)/bin/attacks-slow.md" $(GO) test ./internal/swarm -count=1 -timeout 20m -v -run '^Test(Slow)?Attacks$$' $(TESTFLAGS)
+
+hellos: ## the stories of internal/swarm once more, with nodes that dial by MSE and with the veil
+	$(GO) test ./internal/swarm -count=1 -timeout 5m $(TESTFLAGS) -args -hello=mse
+	$(GO) test ./internal/swarm -count=1 -timeout 5m $(TESTFLAGS) -args -hello=veil
 
 mutants: ## take one check out at a time: the attack it answers must get through and its test fail (MUTANTS=... some of them)
 	PARLEY_MUTANTS='$(MUTANTS)' $(GO) test ./internal/attack -count=1 -timeout 60m -v -run '^TestMutants$$' $(TESTFLAGS)

@@ -364,7 +364,8 @@ func (c *Conn) shut() {
 	if c.session != nil {
 		c.session.Interrupt()
 	}
-	if peer.FaultOf(c.m.Err()) == peer.FaultNone && c.m.Opened() {
+	// Who connects to itself must hear of it: its other end would try again and again otherwise.
+	if end := c.m.Err(); peer.FaultOf(end) == peer.FaultNone && c.m.Opened() || errors.Is(end, peer.ErrSelfConnection) {
 		c.graceful = true
 		c.unshape()
 		end := time.Now().Add(closeGrace) // the operating system's clock: deadlines are its business
