@@ -365,7 +365,7 @@ func (c *Conn) shut() {
 		c.session.Interrupt()
 	}
 	// Who connects to itself must hear of it: its other end would try again and again otherwise.
-	if end := c.m.Err(); peer.FaultOf(end) == peer.FaultNone && c.m.Opened() || errors.Is(end, peer.ErrSelfConnection) {
+	if end := c.m.Err(); peer.FaultOf(end) == peer.FaultNone && c.m.Opened() || errors.Is(end, peer.ErrSelfConnection) && c.m.Role() == peer.Responder {
 		c.graceful = true
 		c.unshape()
 		end := time.Now().Add(closeGrace) // the operating system's clock: deadlines are its business
