@@ -240,7 +240,9 @@ const (
 )
 
 func (c *Client) newLadders() *ladders {
-	l := &ladders{m: new(ladder.Memory), policy: ladder.Policy{Hellos: c.cfg.DialHellos, Downgrade: c.cfg.AllowDowngrade}}
+	// Who names plaintext and nothing else has said that nothing is to be hidden.
+	plain := slices.Equal(c.cfg.DialHellos, []Hello{HelloPlaintext})
+	l := &ladders{m: new(ladder.Memory), policy: ladder.Policy{Hellos: c.cfg.DialHellos, Downgrade: c.cfg.AllowDowngrade || plain}}
 	if c.state == nil {
 		return l
 	}

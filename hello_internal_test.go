@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -250,5 +251,17 @@ func TestHellosOfSwarmKey(t *testing.T) {
 		if steps := cfg.Hellos.Steps(time.Now(), netip.MustParseAddrPort("192.0.2.1:1")); len(steps) != 1 || steps[0] != tt.want || cfg.Secret != tt.secret || !cfg.TakesVeil {
 			t.Errorf("%v, secret %v, takes the veil: %v; want %v", steps, cfg.Secret, cfg.TakesVeil, tt.want)
 		}
+	}
+}
+
+// Who dials in plaintext alone gets nothing else, whatever has worked.
+func TestPlaintextAlone(t *testing.T) {
+	c := &Client{cfg: Config{DialHellos: []Hello{HelloPlaintext}, Logger: discard}}
+	l := c.newLadders()
+	h := hellosOf{l, l.policy}
+	now, at := time.Now(), netip.MustParseAddrPort("192.0.2.1:1")
+	h.Worked(now, at, HelloVeil)
+	if got := h.Steps(now, at); !slices.Equal(got, []Hello{HelloPlaintext}) {
+		t.Errorf("the ladder is %v", got)
 	}
 }
