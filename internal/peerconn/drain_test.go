@@ -395,7 +395,7 @@ func TestIVsAreForgotten(t *testing.T) {
 			s := &side{opts: Options{OwnIVs: &ivs}, opening: &peer.OpeningConfig{Hello: wire.HelloVeil, Secret: veil.Secret(infoHash)}}
 			return s, newByHand(t, s, simnet.Link{}, initiator, func(cfg *peer.Config) { cfg.Hello = wire.HelloVeil })
 		}
-		s, r := begin()
+		_, r := begin()
 		if n := remembered(); n != 1 {
 			t.Errorf("%d IVs are remembered, want that of the hello that is under way", n)
 		}
@@ -404,7 +404,7 @@ func TestIVsAreForgotten(t *testing.T) {
 			t.Errorf("%d IVs are remembered once the peer has closed", n)
 		}
 		// Our own hello comes back: that is told once the connection has failed, and not ended before.
-		s, r = begin()
+		s, r := begin()
 		var hello [veil.HelloBytes]byte
 		if _, err := io.ReadFull(r, hello[:]); err != nil {
 			t.Fatal(err)
