@@ -81,11 +81,18 @@ type served struct {
 	secrets []veil.Secret // scanned from the first to the last
 	names   []bt.InfoHash // of each secret, by which its torrent is known
 	at      map[veil.Secret]int
-	skeys   map[[20]byte][20]byte // by mse.Req2
+	skeys   map[[20]byte][20]byte // info-hashes by mse.Req2
+	firsts  map[[20]byte]first    // hashes of first pieces, likewise
+}
+
+// first is the hash of a first piece, by which BiglyBT asks in MSE for torrents that it knows from trackers of its own kind.
+type first struct {
+	hash     [20]byte
+	torrents int // that begin with it
 }
 
 func newServed() *served {
-	return &served{at: make(map[veil.Secret]int), skeys: make(map[[20]byte][20]byte)}
+	return &served{at: make(map[veil.Secret]int), skeys: make(map[[20]byte][20]byte), firsts: make(map[[20]byte]first)}
 }
 
 // add takes a secret in. One that is no info-hash is served by veiled hellos alone.
@@ -118,6 +125,25 @@ func (s *served) remove(secret veil.Secret) {
 	delete(s.skeys, mse.Req2(&skey))
 }
 
+// addFirst lets a torrent be asked for, by MSE alone, by the hash of its first piece. The hello inside says which of those that begin alike is meant.
+func (s *served) addFirst(hash [20]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := mse.Req2(&hash)
+	s.firsts[k] = first{hash, s.firsts[k].torrents + 1}
+}
+
+func (s *served) removeFirst(hash [20]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := mse.Req2(&hash)
+	if f := s.firsts[k]; f.torrents > 1 {
+		s.firsts[k] = first{hash, f.torrents - 1}
+	} else {
+		delete(s.firsts, k)
+	}
+}
+
 func (s *served) len() int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -137,8 +163,11 @@ func (s *served) find(hello *[veil.HelloBytes]byte) (*veil.Secret, bt.InfoHash) 
 func (s *served) skey(hash [20]byte) ([20]byte, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	k, ok := s.skeys[hash]
-	return k, ok
+	if k, ok := s.skeys[hash]; ok {
+		return k, true
+	}
+	f, ok := s.firsts[hash]
+	return f.hash, ok
 }
 
 // Scan implements [peerconn.Host].

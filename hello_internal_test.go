@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	mrand "math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,6 +21,8 @@ import (
 	"github.com/parley-bt/parley/metainfo"
 	"github.com/parley-bt/parley/obfs/mse"
 	"github.com/parley-bt/parley/obfs/veil"
+	"github.com/parley-bt/parley/peer"
+	"github.com/parley-bt/parley/wire/classic"
 )
 
 // helloFor makes the first 96 bytes of a veiled hello.
@@ -263,5 +266,105 @@ func TestPlaintextAlone(t *testing.T) {
 	h.Worked(now, at, HelloVeil)
 	if got := h.Steps(now, at); !slices.Equal(got, []Hello{HelloPlaintext}) {
 		t.Errorf("the ladder is %v", got)
+	}
+}
+
+// BiglyBT asks by the hash of the first piece for what it knows from trackers of its own kind (azmp.md, section 9.4).
+func TestServedByFirstPiece(t *testing.T) {
+	dir := t.TempDir()
+	c, _ := quietClient(t, Config{})
+	var tors []*Torrent
+	var first [20]byte
+	for _, name := range []string{"a", "b"} { // which begin alike
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, make([]byte, 50_000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tor, err := c.Share(t.Context(), path, TorrentOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tor.WaitMetadata(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		tors, first = append(tors, tor), tor.Metainfo().Info.PieceHash(0)
+	}
+	for i, tor := range tors {
+		if k, ok := c.served.skey(mse.Req2(&first)); !ok || k != first {
+			t.Errorf("with %d torrents: %x, %v", len(tors)-i, k, ok)
+		}
+		if err := tor.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok := c.served.skey(mse.Req2(&first)); ok || len(c.served.firsts) != 0 {
+		t.Error("it is found after the last of them was closed")
+	}
+	// Nor is a closed swarm found by it.
+	tor, err := c.Share(t.Context(), filepath.Join(dir, "a"), TorrentOptions{SwarmKey: &[32]byte{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tor.WaitMetadata(t.Context()); err != nil || len(c.served.firsts) != 0 {
+		t.Errorf("%d, %v", len(c.served.firsts), err)
+	}
+}
+
+// A peer that asks by the hash of the first piece gets the session that its hello asks for.
+func TestMSEByFirstPiece(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, 50_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := quietClient(t, Config{})
+	tor, err := c.Share(t.Context(), path, TorrentOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tor.WaitMetadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nc, err := net.Dial("tcp", c.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := nc.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	var o peer.Opening
+	hello := classic.AppendHello(nil, classic.Hello{InfoHash: tor.InfoHash(), PeerID: bt.PeerID{1}})
+	if err := o.Init(peer.OpeningConfig{Rand: rand.Reader, Hello: HelloMSE, Secret: veil.Secret(tor.Metainfo().Info.PieceHash(0)), IA: hello}); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	for o.Step() != peer.OpeningDone {
+		if o.Step() == peer.OpeningFailed {
+			t.Fatal(o.Err())
+		}
+		if _, err := nc.Write(o.AppendOutput(nil)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := nc.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Feed(buf[:n])
+	}
+	_, rest := o.Rest()
+	var got []byte
+	for {
+		plain, _, err := o.Streams().Opener.Open(rest)
+		if got = append(got, plain...); err != nil || len(got) >= classic.HelloBytes {
+			break
+		}
+		n, err := nc.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest = buf[:n]
+	}
+	if h, complete, err := classic.ParseHello(got[:min(len(got), classic.HelloBytes)]); err != nil || !complete || h.InfoHash != tor.InfoHash() || h.PeerID != c.PeerID() {
+		t.Errorf("the answer is %x (%v)", got, err)
 	}
 }

@@ -85,6 +85,10 @@ func (c *Client) drop(t *Torrent) {
 	if t.secret != nil {
 		c.served.remove(*t.secret)
 	}
+	if t.first != nil {
+		c.served.removeFirst(*t.first)
+		t.first = nil
+	}
 }
 
 // identified wraps a function that opens storage: before, t takes the names that its metadata gives it. A magnet link may have had only one of the info-hashes of a
@@ -96,7 +100,21 @@ func (t *Torrent) identified(open func(*metainfo.Info) (storage.Storage, error))
 				return nil, err
 			}
 		}
+		t.client.nameFirst(t, info)
 		return open(info)
+	}
+}
+
+// nameFirst has t found by the hash of its first piece too, unless it is of a closed swarm, or closed meanwhile.
+func (c *Client) nameFirst(t *Torrent, info *metainfo.Info) {
+	if len(info.PieceHashes) < bt.HashBytes || t.secret != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.first == nil && c.torrents[t.ih] == t {
+		t.first = new(info.PieceHash(0))
+		c.served.addFirst(*t.first)
 	}
 }
 

@@ -84,6 +84,7 @@ type Torrent struct {
 	place    *place       // in the client's queue, which guards it
 	closing  bool         // guarded by the client's mutex
 	secret   *veil.Secret // of a closed swarm, nil otherwise
+	first    *[20]byte    // the hash of its first piece, once it is found by that; guarded by the client's mutex
 
 	subs      subscribers
 	closeOnce sync.Once
