@@ -98,7 +98,9 @@ func NewClient(cfg Config) (*Client, error) {
 		c.group.Go(c.listen)
 	}
 	c.group.Go(func() { timers.Run(c.stop) })
-	c.group.Go(c.keepHellos)
+	if c.state != nil {
+		c.group.Go(c.keepHellos)
+	}
 	c.newRates(timers)
 	c.discovery = newDiscoverer(c)
 	c.recallNodes()
@@ -217,6 +219,9 @@ func (c *Client) add(ih bt.InfoHash, v2 metainfo.InfoHashV2, o TorrentOptions, p
 		if c.torrents[h] != nil {
 			return nil, fmt.Errorf("%v: %w", h, ErrTorrentExists)
 		}
+	}
+	if t.secret != nil && c.served.has(*t.secret) {
+		return nil, fmt.Errorf("%v: %w", ih, ErrSwarmKeyUsed)
 	}
 	cfg := swarm.Config{
 		InfoHash: ih, InfoHashV2: v2, PeerID: c.peerID, ClientName: c.cfg.ClientName, ListenPort: c.addr.Port(), Log: c.cfg.Logger.With("infohash", ih.String()),

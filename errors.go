@@ -43,6 +43,8 @@ var (
 	ErrTypeNarrowed = errors.New("parley: message type narrower than before")
 	// ErrHasHandler: Messages was called for a type that has a handler.
 	ErrHasHandler = errors.New("parley: the message type has a handler")
+	// ErrSwarmKeyUsed: another torrent of the client has that TorrentOptions.SwarmKey. A veiled hello names nothing but its key, so each torrent needs one of its own.
+	ErrSwarmKeyUsed = errors.New("parley: swarm key used for another torrent")
 	// ErrTorrentExists: the client has that torrent already.
 	ErrTorrentExists = errors.New("parley: torrent already added")
 	// ErrNoMetadata: the torrent's files are not known yet, see Torrent.WaitMetadata.

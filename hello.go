@@ -150,6 +150,13 @@ func (s *served) len() int {
 	return len(s.secrets)
 }
 
+func (s *served) has(secret veil.Secret) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, there := s.at[secret]
+	return there
+}
+
 // find returns the secret that a hello was made for, and its torrent's name; nil if there is none.
 func (s *served) find(hello *[veil.HelloBytes]byte) (*veil.Secret, bt.InfoHash) {
 	s.mu.RLock()
@@ -317,5 +324,8 @@ func (c *Client) saveHellos() {
 	}
 	if err := writeRemembered(c.state, hellosName, b); err != nil {
 		c.cfg.Logger.Warn("what hellos worked is not remembered", "error", err)
+		l.mu.Lock()
+		l.unsaved = true // the next time, news or not
+		l.mu.Unlock()
 	}
 }

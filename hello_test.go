@@ -116,6 +116,12 @@ func TestSwarmKey(t *testing.T) {
 	if _, err := rawpeer.New(t, nc).Greet(tor.InfoHash(), bt.PeerID{1}, rawpeer.LTEP); err == nil {
 		t.Error("a stranger got a session by the info-hash in plaintext")
 	}
+	// The key is all that a veiled hello names, so it names one torrent.
+	second := filepath.Join(t.TempDir(), "second")
+	writeFile(t, second, 1000)
+	if _, err := s.Share(t.Context(), second, parley.TorrentOptions{SwarmKey: key}); !errors.Is(err, parley.ErrSwarmKeyUsed) {
+		t.Errorf("a second torrent with the key: %v, want %v", err, parley.ErrSwarmKeyUsed)
+	}
 	for _, h := range []parley.Hello{parley.HelloMSE, parley.HelloVeil} {
 		c := newClient(t, parley.Config{DialHellos: []parley.Hello{h}})
 		other, err := c.AddTorrent(tor.Metainfo(), parley.TorrentOptions{Dir: t.TempDir(), Peers: []netip.AddrPort{s.Addr()}})

@@ -51,7 +51,7 @@ type TorrentOptions struct {
 	SeedRatio float64
 	SeedTime  time.Duration
 	// SwarmKey, if set, makes the torrent part of a closed swarm (EMP/1 section 3): it is reached by veiled hellos that are keyed by this secret instead of the info-hash, and in no other way.
-	// Who does not have the key can neither take part nor find out that this client does. Trackers, the DHT and other peers are still told of the info-hash, unless that is turned off too.
+	// Who does not have the key can neither take part nor find out that this client does. A key belongs to one torrent: its hello says nothing else, see [ErrSwarmKeyUsed]. Trackers, the DHT and other peers are still told of the info-hash, unless that is turned off too.
 	SwarmKey *[32]byte
 	// Paused adds the torrent as if [Torrent.Pause] had been called.
 	Paused bool

@@ -15,7 +15,7 @@ import (
 
 // helloHelp says how to choose a policy, for the help of every command that talks to peers.
 const helloHelp = `Without further flags every BitTorrent client can be talked to, obfuscated or not. Where a network blocks or slows BitTorrent, use --hello veil,mse --accept mse,veil:
-peers that know no obfuscation are then out of reach. For a private circle give everyone the same --swarm-key. What is not hidden: addresses, volume and timing;
+peers that know no obfuscation are then out of reach. For a private circle give everyone the same --swarm-key, one for each torrent. What is not hidden: addresses, volume and timing;
 and from who knows the info-hash, as anybody does of a public torrent, that a veiled session is about it, though not what is said.`
 
 // helloFlags are the flags that say how sessions may begin, and who the sides are.
@@ -43,7 +43,7 @@ func (f *helloFlags) add(cmd *cobra.Command) {
 	fl.BoolVar(&f.downgrade, "downgrade", false, "dial in plaintext again also where an obfuscated hello has worked in the last 7 days")
 	fl.StringVar(&f.mse, "mse", "any", "what may follow a hello by MSE: `rc4`, or any: plaintext too, where the peer has nothing else")
 	fl.StringVar(&f.identity, "identity", "", "prove to peers of veiled sessions the identity in `FILE`, see parley identity; it links your sessions in all swarms")
-	fl.StringVar(&f.swarmKey, "swarm-key", "", "take part in the closed swarm of the key in `FILE`, see parley identity; who does not have it cannot connect")
+	fl.StringVar(&f.swarmKey, "swarm-key", "", "take part in the closed swarm of the key in `FILE`, which is of this torrent alone, see parley identity; who does not have it cannot connect")
 	fl.StringArrayVar(&f.expect, "expect-identity", nil, "warn of each session whose peer does not prove one of the identities `HEX`, as parley identity show prints them; may be repeated, or hold several with commas. The session goes on")
 	must(cmd.MarkFlagFilename("identity"))
 	must(cmd.MarkFlagFilename("swarm-key"))

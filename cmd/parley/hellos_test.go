@@ -125,6 +125,7 @@ func TestPastedHello(t *testing.T) {
 	seed, _, _ := seedOf(t, file, "--accept", "veil,mse")
 	seed.out.wait(t, `(?m)--peer \S+ --hello '?veil,mse'?$`)
 	seed.interrupt(t)
+	cli(t, "seed", file, swarm, "--swarm-key", swarm).check(t, exitUsage, "--swarm-key belongs to one torrent, and there are 2 arguments", "a key of its own")
 	closed, _, _ := seedOf(t, file, "--swarm-key", swarm)
 	closed.out.wait(t, `(?m)--peer \S+ --swarm-key \S+swarm'?$`)
 	closed.interrupt(t)

@@ -99,6 +99,9 @@ func (a *app) seed(ctx context.Context, args []string, data string) (err error) 
 	if data != "" && len(args) > 1 {
 		return failf(exitUsage, "seed each with its own --data by a command of its own", "--data belongs to one .torrent, and there are %d arguments", len(args))
 	}
+	if a.net.hellos.swarm != nil && len(args) > 1 {
+		return failf(exitUsage, "seed each with a key of its own, see parley identity swarm-key", "--swarm-key belongs to one torrent, and there are %d arguments", len(args))
+	}
 	sources, contents := make([]source, len(args)), make([]string, len(args))
 	for i, arg := range args {
 		if sources[i], contents[i], err = seedSource(arg, data); err != nil {
