@@ -32,7 +32,7 @@ type OpeningStep uint8
 const (
 	// OpeningBytes: more bytes of the peer.
 	OpeningBytes OpeningStep = iota
-	// OpeningScan: Found must be called with the secret, of those that are served, that the veiled hello Hello returns was made for, if it is one.
+	// OpeningScan: Found must be called with the secret, of those that are served, that what First returns was made for, if it is a veiled hello.
 	OpeningScan
 	// OpeningKey: Key must be called once a key exchange of MSE may be paid for.
 	OpeningKey
@@ -203,29 +203,11 @@ func (o *Opening) asMSE() {
 		return
 	}
 	// As many random bytes as MSE would answer with: who probes learns nothing from it.
-	n, err := randomUpTo(o.cfg.Rand, mse.MaxPad)
+	out, err := mse.AppendDecoy(o.out, o.cfg.Rand)
 	if err == nil {
-		b := make([]byte, mse.KeyBytes+n)
-		if _, err = io.ReadFull(o.cfg.Rand, b); err == nil {
-			o.out = append(o.out, b...)
-			err = ErrRefusedHello
-		}
+		o.out, err = out, ErrRefusedHello
 	}
 	o.drain(err)
-}
-
-// randomUpTo returns a uniform number of 0 to most, which is less than 65,536.
-func randomUpTo(rand io.Reader, most int) (int, error) {
-	n := most + 1
-	for {
-		var b [2]byte
-		if _, err := io.ReadFull(rand, b[:]); err != nil {
-			return 0, err
-		}
-		if v := int(b[0])<<8 | int(b[1]); v < 65536/n*n { // no number is more likely than another
-			return v % n, nil
-		}
-	}
 }
 
 // Key answers OpeningKey. An error has the connection drain, without an answer.

@@ -151,6 +151,19 @@ func (c *Config) padBytes(scratch []byte) (int, error) {
 	}
 }
 
+// AppendDecoy appends what looks like the first flight of a responder to who does not go on: as many bytes, all random. The error is that of rand.
+func AppendDecoy(dst []byte, rand io.Reader) ([]byte, error) {
+	c := Config{Rand: rand}
+	var scratch [2]byte
+	pad, err := c.padBytes(scratch[:])
+	if err != nil {
+		return dst, err
+	}
+	at := len(dst)
+	dst = append(dst, make([]byte, KeyBytes+pad)...)
+	return dst, c.readFull(dst[at:])
+}
+
 // begin draws what either role draws, with two bytes of scratch: the exponent and the lengths of two pads. It returns room for both flights of a side, of which the first, the
 // public key and a pad, is written; the second has the given number of bytes besides its pad.
 func (c *Config) begin(x *exponent, scratch []byte, second int) (flights []byte, pad, pad2 int, err error) {
