@@ -371,9 +371,9 @@ func (h *Hub) typeOf(id uint16) *Type {
 	return nil
 }
 
-// Exchange returns the entries of "m" for a type exchange, withdrawn names with 0 among them (EMP/1 section 6.1), the table they announce, and the "emp" key, nil until
-// there was a type (section 6.2), unless it is offered early.
-func (h *Hub) Exchange() ([]ltep.Entry, *peer.WeUse, []byte) {
+// Exchange returns the entries of "m" for a type exchange, withdrawn names with 0 among them (EMP/1 section 6.1), the table they announce, and what the "emp" key says, nil until
+// there was a type (section 6.2), unless it is offered early. It is the caller's.
+func (h *Hub) Exchange() ([]ltep.Entry, *peer.WeUse, *emp.Offer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := make([]ltep.Entry, 0, len(h.ids)+5)
@@ -398,7 +398,7 @@ func (h *Hub) Exchange() ([]ltep.Entry, *peer.WeUse, []byte) {
 		o.Types = append(o.Types, e)
 	}
 	m = append(m, ltep.Entry{Name: ltep.NameMux, ID: h.use.Mux.ID})
-	return m, h.use, emp.AppendOffer(nil, &o)
+	return m, h.use, &o
 }
 
 // Offers reports whether mux frames are offered.

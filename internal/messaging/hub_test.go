@@ -12,6 +12,7 @@ import (
 
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
 	"github.com/parley-bt/parley/wire/ltep"
 )
 
@@ -141,7 +142,7 @@ func TestTooManyTypes(t *testing.T) {
 		}
 		m, _, offer := h.Exchange()
 		e := ltep.Exchange{M: append(m, ltep.Entry{Name: ltep.NameMetadata, ID: MetadataID}), Client: strings.Repeat("c", 128), Port: 65535, ReqQ: 500,
-			MetadataSize: 1 << 26, UploadOnly: true, EMP: offer}
+			MetadataSize: 1 << 26, UploadOnly: true, EMP: emp.AppendOffer(nil, offer)}
 		if got := len(ltep.AppendExchange(nil, &e)); got > wire.MaxExchangeSent {
 			t.Errorf("the exchange has %d bytes, the limit is %d", got, wire.MaxExchangeSent)
 		}

@@ -77,9 +77,13 @@ func newEnd(t testing.TB, h *Hub, role peer.Role) *end {
 func (e *end) tell() {
 	e.t.Helper()
 	m, use, offer := e.hub.Exchange()
+	say := ltep.Exchange{M: m}
+	if offer != nil {
+		say.EMP = emp.AppendOffer(nil, offer)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.m.SendExchange(&ltep.Exchange{M: m, EMP: offer}, use); err != nil {
+	if err := e.m.SendExchange(&say, use); err != nil {
 		e.t.Errorf("the exchange: %v", err)
 	}
 	e.news()

@@ -151,19 +151,27 @@ func (p *Peer) Veiled(c *peerconn.Conn) {
 	p.t.do(func() { p.t.sendExchange(p, p.t.cfg.Now()) })
 }
 
-// offerVeil adds to the "emp" key that veiled hellos are accepted.
-func (t *Torrent) offerVeil(raw []byte) []byte {
+// bareOffer is an "emp" key that says no more than that the enhanced protocol is known.
+func bareOffer() *emp.Offer { return &emp.Offer{Version: 1, Requests: -1} }
+
+// offerVeil adds to what the "emp" key says, if there is one, that veiled hellos are accepted.
+func (t *Torrent) offerVeil(o *emp.Offer) *emp.Offer {
 	if !t.cfg.TakesVeil || t.cfg.ListenPort == 0 {
-		return raw
+		return o
 	}
-	o := ourOffer(raw)
+	if o == nil {
+		o = bareOffer()
+	}
 	o.Veil = true
-	return emp.AppendOffer(nil, &o)
+	return o
 }
 
-// introduce adds to the "emp" key what it must have after a veiled hello (EMP/1 section 6.2): what a classic hello says, and the proof of our identity if we have one.
-func (t *Torrent) introduce(p *Peer, raw []byte) []byte {
-	o := ourOffer(raw)
+// introduce returns the "emp" key with what it must have after a veiled hello (EMP/1 section 6.2): what a classic hello says, and the proof of our identity if we have one.
+func (t *Torrent) introduce(p *Peer) []byte {
+	o := bareOffer()
+	if t.weOffer != nil {
+		*o = *t.weOffer
+	}
 	o.HasPeerID, o.PeerID = true, t.cfg.PeerID
 	o.HasReserved, o.Reserved = true, ReservedWith(t.cfg.OnDHTNode != nil)
 	if key := t.cfg.Identity; key != nil {
@@ -172,15 +180,5 @@ func (t *Torrent) introduce(p *Peer, raw []byte) []byte {
 		s := veil.SignIdentity(key, !p.incoming, &binding)
 		o.Key, o.Signature = key.Public().(ed25519.PublicKey), s[:]
 	}
-	return emp.AppendOffer(nil, &o)
-}
-
-// ourOffer reads an "emp" key of our own; without one it says no more than that the enhanced protocol is known.
-func ourOffer(raw []byte) emp.Offer {
-	if raw != nil {
-		if o, err := emp.ParseOffer(raw); err == nil {
-			return o
-		}
-	}
-	return emp.Offer{Version: 1, Requests: -1}
+	return emp.AppendOffer(nil, o)
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/parley-bt/parley/internal/pipeline"
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
 	"github.com/parley-bt/parley/wire/ltep"
 )
 
@@ -618,7 +619,7 @@ func (t *Torrent) sendExchange(p *Peer, now time.Time) {
 	e := *say
 	e.YourIP = p.addr.Addr()
 	if p.hello == wire.HelloVeil {
-		e.EMP = t.introduce(p, e.EMP)
+		e.EMP = t.introduce(p)
 	}
 	enhanced := false
 	p.conn.Do(func(m *peer.Machine) {
@@ -637,8 +638,10 @@ func (t *Torrent) sendExchange(p *Peer, now time.Time) {
 func (t *Torrent) exchange() (*ltep.Exchange, *peer.WeUse) {
 	if t.weUse == nil {
 		e := &ltep.Exchange{Client: t.cfg.ClientName, Port: t.cfg.ListenPort, ReqQ: wire.DefaultReqQ, UploadOnly: t.state == StateSeeding && t.super == nil && !t.wantsHashes()}
-		e.M, t.weUse, e.EMP = t.cfg.Types.Exchange()
-		e.EMP = t.offerVeil(e.EMP)
+		e.M, t.weUse, t.weOffer = t.cfg.Types.Exchange()
+		if t.weOffer = t.offerVeil(t.weOffer); t.weOffer != nil {
+			e.EMP = emp.AppendOffer(nil, t.weOffer)
+		}
 		e.M, t.weUse = t.offerPEX(e.M, t.weUse)
 		e.M = append(e.M, ltep.Entry{Name: ltep.NameMetadata, ID: t.weUse.Metadata}, ltep.Entry{Name: ltep.NameDontHave, ID: t.weUse.DontHave},
 			ltep.Entry{Name: ltep.NameUploadOnly, ID: t.weUse.UploadOnly})

@@ -49,6 +49,7 @@ import (
 	"github.com/parley-bt/parley/peer"
 	"github.com/parley-bt/parley/storage"
 	"github.com/parley-bt/parley/wire"
+	"github.com/parley-bt/parley/wire/emp"
 	"github.com/parley-bt/parley/wire/ltep"
 )
 
@@ -69,8 +70,8 @@ type Apps interface {
 
 // Types is what the swarm must know of the torrent's message types; package messaging has it.
 type Types interface {
-	// Exchange returns the entries of "m", the table they announce, and the "emp" key with it, nil if there is none (EMP/1 section 6.2).
-	Exchange() ([]ltep.Entry, *peer.WeUse, []byte)
+	// Exchange returns the entries of "m", the table they announce, and what the "emp" key says with it, nil if there is none (EMP/1 section 6.2).
+	Exchange() ([]ltep.Entry, *peer.WeUse, *emp.Offer)
 	// Usable reports whether a session with a peer that accepts s can carry messages.
 	Usable(s *peer.Shared) bool
 }
@@ -256,6 +257,7 @@ type Torrent struct {
 	trees      *trees         // of a torrent with a v2 description, once they are made
 	toAsk      []layerAsk     // what of them is to be asked for and nobody is asked, the first last
 	weUse      *peer.WeUse    // with weSay: what exchange returned last; nil when that no longer holds
+	weOffer    *emp.Offer     // what its "emp" key says; nil: there is none
 	weSay      *ltep.Exchange // what was sent is never changed
 
 	open      map[bt.PieceIndex]*assembly
