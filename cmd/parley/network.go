@@ -271,13 +271,13 @@ func peerText(p parley.Peer) string {
 // goroutine that hands it events; only told may be read by others.
 type sessionLog struct {
 	ui       *ui
-	infoHash func() string             // of the torrent whose events these are
-	prefix   string                    // of every note: which of several torrents it is about; escaped
-	dialed   map[netip.AddrPort]string // the last error told for each address
-	trackers map[string]string         // what was told last of each tracker
-	sessions int                       // how many peers have connected
-	hellos   *helloFlags               // whom peers are expected to be; nil: nobody in particular
-	told     atomic.Bool               // something has been printed of some peer
+	infoHash func() string                   // of the torrent whose events these are
+	prefix   string                          // of every note: which of several torrents it is about; escaped
+	dialed   map[netip.AddrPort]dialFailures // what was told last of each address
+	trackers map[string]string               // what was told last of each tracker
+	sessions int                             // how many peers have connected
+	hellos   *helloFlags                     // whom peers are expected to be; nil: nobody in particular
+	told     atomic.Bool                     // something has been printed of some peer
 
 	// For commands that exchange messages: what people are told of a peer's types.
 	talks   bool
@@ -286,7 +286,7 @@ type sessionLog struct {
 }
 
 func newSessionLog(u *ui, infoHash func() string) *sessionLog {
-	return &sessionLog{ui: u, infoHash: infoHash, dialed: make(map[netip.AddrPort]string), trackers: make(map[string]string), offered: make(map[parley.Peer]string)}
+	return &sessionLog{ui: u, infoHash: infoHash, dialed: make(map[netip.AddrPort]dialFailures), trackers: make(map[string]string), offered: make(map[parley.Peer]string)}
 }
 
 // logOf is a sessionLog for the events of t.
@@ -315,14 +315,14 @@ func (l *sessionLog) handle(ev parley.Event) {
 		delete(l.dialed, ev.Peer.Addr())
 	case parley.EventDialFailed:
 		// An address is dialled again and again: tell what is new.
-		text := dialText(ev.Err)
-		if l.dialed[ev.Addr] == text {
+		told, text := l.dialed[ev.Addr], dialText(ev.Err)
+		if !told.add(ev.Err, text) {
 			return
 		}
 		if len(l.dialed) >= maxDialed {
 			clear(l.dialed)
 		}
-		l.dialed[ev.Addr] = text
+		l.dialed[ev.Addr] = told
 		l.told.Store(true)
 	}
 	l.offers(ev)
@@ -400,6 +400,25 @@ func (l *sessionLog) tracker(ev parley.Event) {
 		l.note("%s", trackerText(s, ev.Time))
 	}
 	l.trackers[s.URL] = what // no more of them than the torrent has trackers
+}
+
+// dialFailures is what was told last of an address: of each hello that was tried there, or of dials that did not get so far, under 0.
+type dialFailures [parley.HelloVeil + 1]string
+
+// add takes in what is told of a failure, and reports whether that is news.
+func (f *dialFailures) add(err error, text string) bool {
+	var hello parley.Hello
+	if h, ok := errors.AsType[*parley.HelloError](err); ok {
+		hello = h.Hello
+	}
+	if f[hello] == text {
+		return false
+	}
+	if hello == 0 {
+		*f = dialFailures{}
+	}
+	f[0], f[hello] = "", text
+	return true
 }
 
 // dialText says why a peer could not be connected: because nobody is there, or because who is there does not want to.

@@ -220,6 +220,28 @@ func TestDialFailuresAreToldOnce(t *testing.T) {
 			t.Errorf("got:\n%swant:\n%s", got, want)
 		}
 	})
+	t.Run("each hello of a ladder", func(t *testing.T) {
+		var b bytes.Buffer
+		l := newSessionLog(&ui{stdio: stdio{err: &b}}, noHash)
+		tell := func(what string, n int, err error) {
+			t.Helper()
+			before := strings.Count(b.String(), "\n")
+			if l.handle(failed(addr, err)); strings.Count(b.String(), "\n")-before != n {
+				t.Errorf("%s: %q, want %d lines more", what, b.String(), n)
+			}
+		}
+		plain := &parley.HelloError{Hello: parley.HelloPlaintext, Next: parley.HelloMSE, Err: reset}
+		mse := &parley.HelloError{Hello: parley.HelloMSE, Err: reset}
+		tell("plaintext", 1, plain)
+		tell("MSE", 1, mse)
+		tell("plaintext again", 0, plain)
+		tell("MSE again", 0, mse)
+		tell("nobody there", 1, refused)
+		tell("nobody there again", 0, refused)
+		tell("plaintext after that", 1, plain)
+		tell("MSE after that", 1, mse)
+		tell("nobody there after that", 1, refused)
+	})
 	t.Run("json", func(t *testing.T) {
 		var b bytes.Buffer
 		l := newSessionLog(&ui{stdio: stdio{out: &b}, json: true}, noHash)
